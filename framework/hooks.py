@@ -1,0 +1,140 @@
+"""Hooks: what the framework asks of plugins. Each docstring is the reference for plugin authors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import attrs
+import pluggy
+
+from framework.component import Component, Family
+
+PROJECT = "framework"
+ENTRY_POINTS = "framework.plugins"
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+Components = Iterable[Component | Family]
+Facts = Mapping[str, Any]
+
+
+@attrs.frozen
+class Kind:
+    """One registry: the recipe table that uses it, the hook that fills it, what its objects are called."""
+
+    table: str
+    registry: str
+    hook: str
+    noun: str
+
+
+KINDS = (
+    Kind("backbone", "backbones", "fw_backbones", "backbone"),
+    Kind("head", "heads", "fw_heads", "head"),
+    Kind("freezing", "freezing_policies", "fw_freezing_policies", "freezing policy"),
+    Kind("loss", "losses", "fw_losses", "loss"),
+    Kind("optimizer", "optimizers", "fw_optimizers", "optimizer"),
+    Kind("scheduler", "schedulers", "fw_schedulers", "scheduler"),
+    Kind("data", "datasets", "fw_datasets", "data set"),
+    Kind("transform", "transforms", "fw_transforms", "transform"),
+    Kind("metric", "metrics", "fw_metrics", "metric"),
+)
+KIND_OF_TABLE = {kind.table: kind for kind in KINDS}
+KIND_OF_REGISTRY = {kind.registry: kind for kind in KINDS}
+
+
+class ComponentHooks:
+    """Hooks that fill the registries. Each is called once, when the catalog is built, and yields components."""
+
+    @hookspec
+    def fw_backbones(self) -> Components:
+        """Feature extractors. `config.build(request: BackboneRequest) -> Backbone`.
+
+        `build` is called once per weights source; it raises `WeightsUnavailable` where it cannot give that one.
+        """
+        return ()
+
+    @hookspec
+    def fw_heads(self) -> Components:
+        """Heads. `config.build(feature_dim: int, task: Task) -> nn.Module`, (N, feature_dim) -> (N, classes)."""
+        return ()
+
+    @hookspec
+    def fw_freezing_policies(self) -> Components:
+        """Freezing policies. `config.build() -> FreezingPolicy`; it works on the layout, never on attribute names."""
+        return ()
+
+    @hookspec
+    def fw_losses(self) -> Components:
+        """Losses. `config.build(task: Task, class_counts: Sequence[int]) -> callable`.
+
+        The callable takes logits (N, classes) and targets (multiclass: int64 (N,), or float (N, classes) where
+        mixup or cutmix is on; multilabel: float (N, classes)) and gives a scalar.
+        """
+        return ()
+
+    @hookspec
+    def fw_optimizers(self) -> Components:
+        """Optimizers. `config.build(groups: list[dict]) -> torch.optim.Optimizer` that steps without a closure.
+
+        A config class has a field `lr`; each group holds `params` and may hold `lr` and `weight_decay` of its own.
+        """
+        return ()
+
+    @hookspec
+    def fw_schedulers(self) -> Components:
+        """Schedulers. `config.build(optimizer, steps: int, epochs: int) -> Scheduler`.
+
+        `steps` is the number of optimizer steps in the scheduler's span of the run, `epochs` the number of epochs.
+        """
+        return ()
+
+    @hookspec
+    def fw_datasets(self) -> Components:
+        """Data sets. `config.build(seed: int) -> Data`: map-style train, val and test, a task, a fingerprint."""
+        return ()
+
+    @hookspec
+    def fw_transforms(self) -> Components:
+        """Transforms of one image. `config.build(spec: InputSpec) -> Pipeline`.
+
+        Random steps draw from torch's global generator only: the engine seeds it per (seed, epoch, image).
+        """
+        return ()
+
+    @hookspec
+    def fw_metrics(self) -> Components:
+        """Metrics. `config.build(task: Task) -> torchmetrics.Metric | None`; None where it does not fit the task.
+
+        The metric is updated with probabilities (N, classes) and targets (int64 (N,), or (N, classes) of 0 and 1).
+        """
+        return ()
+
+
+class RunHooks:
+    """Hooks that watch a run. They get facts to read; one that raises is reported and never fails the run."""
+
+    @hookspec
+    def fw_run_started(self, facts: Facts) -> None:
+        """After assembly, before the first step. Facts: `name`, `run_dir`, `recipe`, `classes`, `steps`, `epochs`."""
+
+    @hookspec
+    def fw_epoch_ended(self, facts: Facts) -> None:
+        """After each epoch's validation. Facts: `epoch`, `step`, `metrics`, `lr`, `images_per_s`, `network`."""
+
+    @hookspec
+    def fw_plan_changed(self, facts: Facts) -> None:
+        """After a policy's new plan is in force. Facts: `epoch`, `step`, `trainable`, `added`, `removed`."""
+
+    @hookspec
+    def fw_checkpoint_written(self, facts: Facts) -> None:
+        """After a checkpoint is on disk. Facts: `epoch`, `step`, `path`."""
+
+    @hookspec
+    def fw_run_ended(self, facts: Facts) -> None:
+        """After the summary is on disk. Facts: `status`, `summary`, `run_dir`."""
+
+
+RUN_HOOKS = ("fw_run_started", "fw_epoch_ended", "fw_plan_changed", "fw_checkpoint_written", "fw_run_ended")

@@ -1,0 +1,304 @@
+"""Index: names, keys, types and defaults of every component, cached per plugin, so that reading needs no plugin."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from framework.catalog import (
+    BrokenPlugin,
+    Catalog,
+    DuplicateName,
+    LoadedPlugin,
+    MisspeltHook,
+    PluginSource,
+    installed_plugins,
+    load_plugin,
+)
+from framework.component import Component, Family, first_doc_line, recipe_fields, source_place
+from framework.errors import FwError
+from framework.hooks import KIND_OF_REGISTRY, KINDS, Kind
+from framework.shapes import decode_class, encode_fields
+from framework.tables import core_keys
+
+FORMAT = 3
+
+
+@attrs.frozen(slots=False)
+class Card:
+    """What the index knows of one component.
+
+    Attributes:
+        name, registry: where it is found.
+        plugin: the plugin that brings it.
+        doc: the first line of its docstring.
+        place: file:line of its config class.
+        requires: what must be installed to use it, or nothing.
+        fields: its keys, as `framework.shapes` encodes them.
+        choices: for a key that takes names, the names known beforehand.
+    """
+
+    name: str
+    registry: str
+    plugin: str
+    doc: str
+    place: str
+    requires: str
+    fields: Any
+    choices: Mapping[str, tuple[str, ...]]
+
+    @cached_property
+    def shape(self) -> type[Any]:
+        """A class that binds the component's keys."""
+        return decode_class("Keys", self.fields)
+
+
+@attrs.frozen
+class PluginRecord:
+    """What the index knows of one plugin.
+
+    Attributes:
+        source: where it came from.
+        cards: its components.
+        run_hooks: the run hooks that it implements.
+        fault: why it cannot be used, or nothing.
+        fatal: whether the fault must be mended before anything runs (a misspelt hook).
+    """
+
+    source: PluginSource
+    cards: tuple[Card, ...] = ()
+    run_hooks: frozenset[str] = frozenset()
+    fault: str = ""
+    fatal: FwError | None = None
+
+
+@attrs.frozen(slots=False)
+class Index:
+    """Every plugin's record; lookups by registry and name."""
+
+    plugins: tuple[PluginRecord, ...]
+
+    @cached_property
+    def _by_name(self) -> dict[tuple[str, str], Card]:
+        return {(card.registry, card.name): card for record in self.plugins for card in record.cards}
+
+    def names(self, registry: str) -> list[str]:
+        """Every name in a registry, in the order of the plugins."""
+        return [name for reg, name in self._by_name if reg == registry]
+
+    def cards(self, registry: str) -> list[Card]:
+        """Every card of a registry."""
+        return [card for (reg, _), card in self._by_name.items() if reg == registry]
+
+    def find(self, registry: str, name: str) -> Card | None:
+        """The card of one name, or None."""
+        return self._by_name.get((registry, name))
+
+    @property
+    def broken(self) -> tuple[PluginRecord, ...]:
+        """The plugins that cannot be used."""
+        return tuple(record for record in self.plugins if record.fault)
+
+    def require_sound(self) -> None:
+        """Raises what must be mended before anything runs: a misspelt hook, two plugins with one name."""
+        for record in self.plugins:
+            if record.fatal is not None:
+                raise record.fatal
+        clashes = self.clashes()
+        if clashes:
+            raise clashes[0]
+
+    def clashes(self) -> list[DuplicateName]:
+        """An error for each name that two plugins offer, with both places."""
+        seen: dict[tuple[str, str], Card] = {}
+        found = []
+        for card in (card for record in self.plugins for card in record.cards):
+            first = seen.setdefault((card.registry, card.name), card)
+            if first is not card:
+                noun = KIND_OF_REGISTRY[card.registry].noun
+                found.append(
+                    DuplicateName(
+                        f"two plugins offer the {noun} {card.name!r}: {self._label(first)} at {first.place} "
+                        f"and {self._label(card)} at {card.place}",
+                        "uninstall one of them, or rename its component",
+                    )
+                )
+        return found
+
+    def _label(self, card: Card) -> str:
+        return next(record.source.label for record in self.plugins if record.source.name == card.plugin)
+
+    def catalog(self) -> Catalog:
+        """The catalog of the same plugins, to build components with."""
+        owners = {(KIND_OF_REGISTRY[reg].hook, name): card.plugin for (reg, name), card in self._by_name.items()}
+        return Catalog((record.source for record in self.plugins if not record.fault), owners)
+
+    def watching(self, hook: str) -> list[str]:
+        """The plugins that implement a run hook."""
+        return [record.source.name for record in self.plugins if hook in record.run_hooks]
+
+
+def build_index(plugins: Iterable[PluginSource]) -> Index:
+    """The index of these plugins, read from them directly."""
+    return Index(tuple(_record(source) for source in plugins))
+
+
+def installed_index(announce: Callable[[str], None] = lambda line: None) -> Index:
+    """The index of the installed plugins, from the cache where it is up to date.
+
+    Args:
+        announce: told, once, when plugins must be read, which takes seconds the first time.
+    """
+    records = []
+    told = False
+    for source in installed_plugins():
+        file = _cache_file(source)
+        record = _read(file, source)
+        if record is None:
+            if not told:
+                announce("indexing plugins (once per installed version) ...")
+                told = True
+            record = _record(source)
+            if not record.fault:
+                _write(file, record)
+        records.append(record)
+    return Index(tuple(records))
+
+
+def _record(source: PluginSource) -> PluginRecord:
+    try:
+        plugin = load_plugin(source)
+        cards = tuple(card for kind in KINDS for card in _cards(plugin, kind))
+        return PluginRecord(source, cards, plugin.run_hooks())
+    except BrokenPlugin as error:
+        return PluginRecord(source, fault=str(error))
+    except MisspeltHook as error:
+        return PluginRecord(source, fault=error.message, fatal=error)
+
+
+def _cards(plugin: LoadedPlugin, kind: Kind) -> Iterable[Card]:
+    encoded: dict[tuple[type[Any], frozenset[str]], tuple[Any, str, str]] = {}
+    for item in plugin.offers(kind.hook):
+        try:
+            components = list(item.members()) if isinstance(item, Family) else [item]
+        except Exception as error:
+            raise BrokenPlugin(f"{type(error).__name__}: {error}, while listing {item.prefix}/*") from error
+        for component in components:
+            shared = (component.config, frozenset(component.fixed))
+            if shared not in encoded:
+                encoded[shared] = _described(component, kind)
+            fields, doc, place = encoded[shared]
+            yield Card(component.name, kind.registry, plugin.source.name, doc, place, component.requires, fields,
+                       {key: tuple(names) for key, names in component.choices.items()})  # fmt: skip
+
+
+def _described(component: Component, kind: Kind) -> tuple[Any, str, str]:
+    """The encoded keys, first doc line and place of a component's config class."""
+    place = source_place(component.config)
+    if not attrs.has(component.config):
+        raise BrokenPlugin(f"{component.name!r} at {place}: its config is no attrs class")
+    fields = recipe_fields(component)
+    core = {field.name for field in attrs.fields(core_keys(kind.table))} | {"use"}
+    taken = sorted(core.intersection(field.name for field in fields))
+    if taken:
+        raise BrokenPlugin(f"{component.name!r} at {place}: the key {taken[0]!r} is the core's in [{kind.table}]")
+    try:
+        return encode_fields(fields), first_doc_line(component.config), place
+    except TypeError as error:
+        raise BrokenPlugin(f"{component.name!r} at {place}: {error}") from error
+
+
+def cache_folder() -> Path:
+    """Where the index (and other things that can be made again) is kept; `FW_CACHE_DIR` moves it."""
+    chosen = os.environ.get("FW_CACHE_DIR")
+    if chosen:
+        return Path(chosen)
+    from platformdirs import user_cache_path
+
+    return user_cache_path("fw-transfer")
+
+
+def _cache_file(source: PluginSource) -> Path:
+    parts = [str(FORMAT), sys.version, source.name, source.module, source.distribution, source.version]
+    parts += _requirements(source.distribution)
+    parts += _file_stamps(source.module) + _file_stamps("framework")
+    digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    return cache_folder() / "index" / f"{source.name}-{digest}.json"
+
+
+@lru_cache
+def _requirements(distribution: str) -> tuple[str, ...]:
+    """Names and versions of what a distribution requires: a family changes with the library it wraps."""
+    from importlib.metadata import PackageNotFoundError, requires
+
+    try:
+        lines = requires(distribution) or []
+    except PackageNotFoundError:
+        return ()
+    return tuple(_installed_version(re.split(r"[^A-Za-z0-9._-]", line)[0]) for line in lines)
+
+
+def _installed_version(distribution: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return f"{distribution} {version(distribution)}"
+    except PackageNotFoundError:
+        return f"{distribution} missing"
+
+
+def _file_stamps(module: str) -> list[str]:
+    """Size and time of each source file of a plugin, so that an edited one is read again; imports nothing."""
+    from importlib.util import find_spec
+
+    try:
+        spec = find_spec(module.partition(":")[0].partition(".")[0])
+    except (ImportError, ValueError):
+        return []
+    if spec is None or spec.origin is None:
+        return []
+    origin = Path(spec.origin)
+    files = sorted(origin.parent.glob("*.py")) if origin.name == "__init__.py" else [origin]
+    return [f"{file} {stat.st_size} {stat.st_mtime_ns}" for file in files for stat in [file.stat()]]
+
+
+def _write(file: Path, record: PluginRecord) -> None:
+    """Writes a record whole or not at all; a cache that cannot be written is done without."""
+    shapes: dict[str, int] = {}
+    cards = []
+    for card in record.cards:
+        shape = shapes.setdefault(json.dumps(card.fields), len(shapes))
+        cards.append([card.name, card.registry, card.doc, card.place, card.requires, shape, card.choices])
+    data = {"shapes": [json.loads(text) for text in shapes], "cards": cards, "run_hooks": sorted(record.run_hooks)}
+    scratch = file.with_name(f"{file.name}.{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_text(json.dumps(data))
+        os.replace(scratch, file)
+        for stale in file.parent.glob(f"{record.source.name}-*.json"):
+            if stale != file:
+                stale.unlink(missing_ok=True)
+    except OSError:
+        scratch.unlink(missing_ok=True)
+
+
+def _read(file: Path, source: PluginSource) -> PluginRecord | None:
+    try:
+        data = json.loads(file.read_text())
+        cards = tuple(
+            Card(name, registry, source.name, doc, place, requires, data["shapes"][shape],
+                 {key: tuple(names) for key, names in choices.items()})
+            for name, registry, doc, place, requires, shape, choices in data["cards"]
+        )  # fmt: skip
+        return PluginRecord(source, cards, frozenset(data["run_hooks"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,291 @@
+"""Recipe: one TOML file, checked against the index and with every default filled in. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from framework.bind import KeyPath, bind
+from framework.component import Count, key
+from framework.errors import FwError, Problem, RecipeError, did_you_mean, name_hints
+from framework.hooks import KIND_OF_TABLE
+from framework.index import Card, Index
+from framework.shapes import to_plain
+from framework.sources import Document, find_recipe, read_document
+from framework.tables import EngineTable, TrainTable, core_keys
+
+ONE_OF_EACH = ("data", "backbone", "head", "freezing", "loss", "optimizer")
+DEFAULT_METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "ece")
+WEIGHTS_SCHEMES = ("file:", "run:")
+PLAIN_WEIGHTS = ("random", "package")
+
+
+@attrs.frozen(kw_only=True)
+class TopKeys:
+    """The keys that stand above every table."""
+
+    name: str = key("", "the run's name; absent: the file's")
+    seed: Count = key(0, "every random draw of the run is a function of it")
+    doc: str = key("", "what the recipe is for")
+
+
+@attrs.frozen
+class Table:
+    """A table that names a component.
+
+    Attributes:
+        use: the component's name.
+        core: the core's keys, bound.
+        values: the component's keys with every default filled in, as plain values.
+    """
+
+    use: str
+    core: Any
+    values: Mapping[str, Any]
+
+    def plain(self) -> dict[str, Any]:
+        """The table as TOML can hold it."""
+        return {"use": self.use, **to_plain(self.core), **self.values}
+
+
+@attrs.frozen
+class Recipe:
+    """Everything that a run depends on.
+
+    Attributes:
+        name, seed, doc: the keys above the tables.
+        train, engine: the core's tables.
+        parts: table name -> component table, for those of which there is one; `transform.train` and
+            `transform.eval` among them.
+        schedulers: the phases of the learning rate, at least one.
+        metrics: the metrics, in the order of the recipe.
+    """
+
+    name: str
+    seed: int
+    doc: str
+    train: TrainTable
+    engine: EngineTable
+    parts: Mapping[str, Table]
+    schedulers: tuple[Table, ...]
+    metrics: tuple[Table, ...]
+
+    def resolved(self) -> dict[str, Any]:
+        """Every key with its value, absent ones left out, in the order of a recipe."""
+        transforms = {name.partition(".")[2]: t.plain() for name, t in self.parts.items() if "." in name}
+        return {
+            "name": self.name,
+            "seed": self.seed,
+            **({"doc": self.doc} if self.doc else {}),
+            **{name: self.parts[name].plain() for name in ("data",)},
+            "transform": transforms,
+            **{name: self.parts[name].plain() for name in ONE_OF_EACH if name != "data"},
+            "scheduler": [table.plain() for table in self.schedulers],
+            "metric": [table.plain() for table in self.metrics],
+            "train": to_plain(self.train),
+            "engine": to_plain(self.engine),
+        }
+
+    def to_toml(self) -> str:
+        """The resolved recipe as TOML; loading it gives an equal recipe."""
+        import tomli_w
+
+        return tomli_w.dumps(self.resolved())
+
+    def digest(self) -> str:
+        """SHA-256 of the resolved recipe."""
+        return hashlib.sha256(json.dumps(self.resolved(), sort_keys=True).encode()).hexdigest()
+
+
+def load_recipe(
+    recipe: str | Path, index: Index, overrides: Sequence[str] | Mapping[str, Any] = (), folder: Path | None = None
+) -> Recipe:
+    """The recipe of a file or shipped name, checked.
+
+    Args:
+        recipe: a path, or the name of a shipped recipe.
+        index: what components there are.
+        overrides: `a.b=value` arguments, or dotted keys -> values.
+        folder: what a relative path is relative to; the working directory if absent.
+
+    Raises:
+        RecipeError: everything that is wrong with it, at once.
+        FwError: there is no such recipe; two plugins with one name; a misspelt hook.
+    """
+    index.require_sound()
+    return check(read_document(find_recipe(recipe, folder), overrides), index)
+
+
+def check(document: Document, index: Index) -> Recipe:
+    """A document bound to the components of the index.
+
+    Raises:
+        RecipeError: everything that is wrong with it, at once.
+    """
+    checker = _Checker(document, index)
+    recipe = checker.recipe()
+    if recipe is None or checker.problems:
+        raise RecipeError(sorted(checker.problems, key=_reading_order))
+    return recipe
+
+
+def _reading_order(problem: Problem) -> tuple[str, int, int]:
+    origin = problem.origin
+    return (origin.source, origin.line, origin.column) if origin else ("", 0, 0)
+
+
+class _Checker:
+    """Binds every table of one document and gathers the problems."""
+
+    def __init__(self, document: Document, index: Index) -> None:
+        self.document = document
+        self.index = index
+        self.problems: list[Problem] = []
+
+    def recipe(self) -> Recipe | None:
+        tables = self.document.tables
+        top = self._bind(TopKeys, {k: v for k, v in tables.items() if k in attrs.fields_dict(TopKeys)}, ())
+        self._unknown_tables()
+        train = self._bind(TrainTable, self._table("train"), ("train",))
+        engine = self._bind(EngineTable, self._table("engine"), ("engine",))
+        parts = dict(self._parts())
+        schedulers = tuple(self._phases("scheduler", ({"use": "constant"},)))
+        metrics = tuple(self._phases("metric", [{"use": name} for name in DEFAULT_METRICS]))
+        if self.problems or top is None or train is None or engine is None:
+            return None
+        recipe = Recipe(top.name or self.document.name, top.seed, top.doc, train, engine, parts, schedulers, metrics)
+        self.problems += _across(recipe, self.document)
+        return recipe
+
+    def _bind(self, config: Any, table: Mapping[str, Any], path: KeyPath, extra_keys: Sequence[str] = ()) -> Any:
+        bound, problems = bind(config, table, path, self.document.origin, extra_keys)
+        self.problems += problems
+        return bound
+
+    def _table(self, name: str) -> Mapping[str, Any]:
+        value = self.document.tables.get(name, {})
+        if isinstance(value, Mapping):
+            return value
+        self._complain(f"{name} is a table: write [{name}]", (name,))
+        return {}
+
+    def _unknown_tables(self) -> None:
+        known = [*ONE_OF_EACH, "transform", "scheduler", "metric", "train", "engine",
+                 *attrs.fields_dict(TopKeys), "extends"]  # fmt: skip
+        for name in self.document.tables:
+            if name not in known:
+                what = "table" if isinstance(self.document.tables[name], (Mapping, list)) else "key"
+                hints = tuple(h for h in (did_you_mean(name, known), f"accepted: {', '.join(known)}") if h)
+                self._complain(f"unknown {what} {name!r}", (name,), hints, of_key=True)
+
+    def _parts(self) -> Iterator[tuple[str, Table]]:
+        for name in ONE_OF_EACH:
+            if name not in self.document.tables:
+                example = f'[{name}]\\nuse = "{next(iter(self.index.names(KIND_OF_TABLE[name].registry)), "...")}"'
+                self._complain(f"the table [{name}] is missing", (), (f"add it, for instance: {example}",))
+                continue
+            table = self._component(name, self._table(name), (name,))
+            if table is not None:
+                yield name, table
+        transforms = self._table("transform")
+        for name in transforms:
+            if name not in ("train", "eval"):
+                self._complain(f"unknown table 'transform.{name}'", ("transform", name),
+                               ("there are transform.train and transform.eval",), of_key=True)  # fmt: skip
+        for name in ("train", "eval"):
+            given = transforms.get(name, {"use": "center_crop"})
+            if not isinstance(given, Mapping):
+                self._complain(f"transform.{name} is a table: write [transform.{name}]", ("transform", name))
+                continue
+            table = self._component("transform", given, ("transform", name))
+            if table is not None:
+                yield f"transform.{name}", table
+
+    def _phases(self, name: str, default: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
+        given = self.document.tables.get(name, default)
+        single = isinstance(given, Mapping)
+        for position, item in enumerate([given] if single else given):
+            path: KeyPath = (name,) if single else (name, position)
+            if not isinstance(item, Mapping):
+                self._complain(f"{name} is a table: write [{name}] or [[{name}]]", (name,))
+                return
+            table = self._component(name, item, path)
+            if table is not None:
+                yield table
+
+    def _component(self, table: str, given: Mapping[str, Any], path: KeyPath) -> Table | None:
+        use = given.get("use")
+        dotted = ".".join(map(str, path))
+        kind = KIND_OF_TABLE[table]
+        if not isinstance(use, str):
+            example = next(iter(self.index.names(kind.registry)), "...")
+            said = "has no 'use'" if use is None else "has a 'use' that is no string"
+            self._complain(f"[{dotted}] {said}", path, (f'name a {kind.noun}: use = "{example}"',), of_key=True)
+            return None
+        card = self.index.find(kind.registry, use)
+        if card is None:
+            self._complain(f"no {kind.noun} is called {use!r}", (*path, "use"), self._unknown_hints(use, kind.registry))
+            return None
+        if card.requires:
+            self._complain(f"{use!r} cannot be used here", (*path, "use"), (f"{card.requires} to use it",))
+        return self._bound(table, card, {k: v for k, v in given.items() if k != "use"}, path)
+
+    def _bound(self, table: str, card: Card, given: Mapping[str, Any], path: KeyPath) -> Table | None:
+        core_class = core_keys(table)
+        core_names = list(attrs.fields_dict(core_class))
+        core = self._bind(core_class, {k: v for k, v in given.items() if k in core_names}, path)
+        own = self._bind(card.shape, {k: v for k, v in given.items() if k not in core_names}, path, core_names)
+        if core is None or own is None:
+            return None
+        if table == "backbone":
+            self._check_weights(card, core.weights, path)
+        return Table(card.name, core, to_plain(own))
+
+    def _check_weights(self, card: Card, weights: Sequence[str], path: KeyPath) -> None:
+        known = [*card.choices.get("weights", ()), *PLAIN_WEIGHTS]
+        if not weights:
+            self._complain("backbone.weights names no source", (*path, "weights"), (f"sources: {', '.join(known)}",))
+        for position, source in enumerate(weights):
+            if source in known or source.startswith(WEIGHTS_SCHEMES):
+                continue
+            hints = name_hints(source, [*known, "file:PATH", "run:DIR"], f"weights of {card.name}")
+            self._complain(f"{card.name} has no weights called {source!r}", (*path, "weights", position), hints)
+
+    def _unknown_hints(self, use: str, registry: str) -> tuple[str, ...]:
+        hints = list(name_hints(use, self.index.names(registry), f"{registry.replace('_', ' ')}"))
+        hints += [f"plugin {record.source.label} is broken and may have offered it: {record.fault}"
+                  for record in self.index.broken]  # fmt: skip
+        return tuple(hints)
+
+    def _complain(self, message: str, path: KeyPath, hints: tuple[str, ...] = (), of_key: bool = False) -> None:
+        self.problems.append(Problem(message, self.document.origin(path, of_key), hints))
+
+
+def _across(recipe: Recipe, document: Document) -> Iterator[Problem]:
+    """What only shows when several tables are seen together."""
+    names = ["loss", *(table.use for table in recipe.metrics)]
+    known = [f"val.{name}" for name in names]
+    if recipe.train.monitor not in known:
+        yield Problem(f"train.monitor: there is no metric {recipe.train.monitor!r}",
+                      document.origin(("train", "monitor"), False),
+                      name_hints(recipe.train.monitor, known, "metrics"))  # fmt: skip
+    for position, table in enumerate(recipe.schedulers[:-1]):
+        if table.core.epochs is None:
+            yield Problem("a scheduler phase that another follows has no 'epochs'",
+                          document.origin(("scheduler", position), True), ("say how many epochs it lasts",))  # fmt: skip
+
+
+def load_resolved(path: Path, index: Index) -> Recipe:
+    """A run's resolved recipe, as the run directory keeps it.
+
+    Raises:
+        FwError: the file is missing or no longer fits the installed plugins.
+    """
+    if not path.is_file():
+        raise FwError(f"{path.parent} is no run directory: it has no {path.name}")
+    return check(read_document(path), index)
