@@ -1,0 +1,292 @@
+"""Assemble: from a checked recipe to the objects of a run, in the one place where their order matters."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from framework.bind import bind
+from framework.catalog import Catalog
+from framework.component import Component
+from framework.contracts import Data, FreezingPolicy, InputSpec, Layout, Pipeline, Plan
+from framework.data import class_counts, refuse_duplicates, take_subset
+from framework.errors import FwError, Origin, RecipeError
+from framework.freezing import FrozenNetwork, check_plan
+from framework.groups import Groups
+from framework.hooks import KIND_OF_TABLE
+from framework.index import Index
+from framework.layout import derive_layout, flops_per_stage
+from framework.measure import pick_device
+from framework.network import Network
+from framework.recipe import Recipe, Table
+from framework.schedule import Phase
+from framework.streams import stream_seed
+from framework.task import Task
+from framework.weights import WeightsUsed, build_backbone, build_bare
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+
+
+@attrs.frozen(eq=False)
+class Model:
+    """A network as built, before any data is seen.
+
+    Attributes:
+        network: backbone and head.
+        spec: what it expects of an image.
+        layout: its stages.
+        weights: where the backbone's tensors came from; None where a run's own model is loaded into it next.
+    """
+
+    network: Network
+    spec: InputSpec
+    layout: Layout
+    weights: WeightsUsed | None
+
+
+@attrs.frozen(eq=False)
+class Assembly:
+    """Everything that the engine needs of a run.
+
+    Attributes:
+        recipe: what it was assembled from.
+        device: where the network lives.
+        data: the splits and the task.
+        train_pipeline, eval_pipeline: image -> tensor.
+        model: the network and its layout.
+        policy, plan: the freezing policy and its first plan.
+        frozen: the network under that plan.
+        criterion: (logits, targets) -> scalar.
+        groups, optimizer: the optimizer and who is in which of its groups.
+        phases: of the learning rate.
+        metrics: name -> torchmetrics metric.
+    """
+
+    recipe: Recipe
+    device: torch.device
+    data: Data
+    train_pipeline: Pipeline
+    eval_pipeline: Pipeline
+    model: Model
+    policy: FreezingPolicy
+    plan: Plan
+    frozen: FrozenNetwork
+    criterion: Criterion
+    groups: Groups
+    optimizer: Optimizer
+    phases: tuple[Phase, ...]
+    metrics: Mapping[str, Any]
+
+    @property
+    def network(self) -> Network:
+        """The network, backbone and head."""
+        return self.model.network
+
+
+class Builder:
+    """Makes the objects of a recipe's tables through their plugins."""
+
+    def __init__(self, recipe: Recipe, index: Index) -> None:
+        self.recipe = recipe
+        self.catalog: Catalog = index.catalog()
+
+    def component(self, table: Table, kind: str) -> Component:
+        """The component that a table names."""
+        return self.catalog.component(KIND_OF_TABLE[kind].hook, table.use)
+
+    def config(self, table: Table, kind: str) -> Any:
+        """The config object of a table: the plugin's own class, its own checks included."""
+        return make_config(self.component(table, kind), table.values, kind)
+
+    def part(self, name: str) -> Any:
+        """The config object of one of the recipe's single tables."""
+        return self.config(self.recipe.parts[name], name.partition(".")[0])
+
+    def data(self) -> Data:
+        """The data set, its subset taken and duplicates refused."""
+        keys = self.recipe.parts["data"].core
+        data: Data = self.part("data").build(self.recipe.seed)
+        if keys.subset is not None:
+            data = take_subset(data, keys.subset, self.recipe.seed)
+        if keys.duplicates == "error":
+            refuse_duplicates(data)
+        return data
+
+    def pipeline(self, which: str, spec: InputSpec) -> Pipeline:
+        """The transform of training or evaluation images."""
+        pipeline: Pipeline = self.part(f"transform.{which}").build(spec)
+        return pipeline
+
+    def model(self, task: Task, bare: bool = False) -> Model:
+        """The network of a task.
+
+        Args:
+            task: how many logits it gives.
+            bare: without looking for weights; a run's own tensors are loaded next.
+        """
+        table = self.recipe.parts["backbone"]
+        component, config = self.component(table, "backbone"), self.part("backbone")
+        if bare:
+            backbone, used = build_bare(config, table.core, self.recipe.seed), None
+        else:
+            backbone, used = build_backbone(component, table.core, config, self.recipe.seed)
+        head = self.head(backbone.feature_dim, task)
+        network = Network(backbone.module, head)
+        spec = backbone.input
+        layout = derive_layout(network, backbone.grouping, (spec.channels, *spec.size))
+        return Model(network, spec, layout, used)
+
+    def head(self, feature_dim: int, task: Task) -> nn.Module:
+        """The head, its first parameters a function of the seed alone."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stream_seed(self.recipe.seed, "head"))
+            head: nn.Module = self.part("head").build(feature_dim, task)
+        return head
+
+    def metrics(self, task: Task) -> dict[str, Any]:
+        """The metrics that fit the task."""
+        built = {table.use: self.config(table, "metric").build(task) for table in self.recipe.metrics}
+        return {name: metric for name, metric in built.items() if metric is not None}
+
+
+def make_config(component: Component, values: Mapping[str, Any], table: str) -> Any:
+    """A component's config object from plain values.
+
+    Raises:
+        RecipeError: the values do not fit its keys.
+    """
+    if component.requires:
+        raise FwError(f"{component.name!r} cannot be used here", f"{component.requires} to use it")
+    given = {**values, **component.fixed}
+    config, problems = bind(component.config, given, (table,), lambda path, of_key: Origin(component.name))
+    if problems:
+        raise RecipeError(problems)
+    return config
+
+
+def assemble(recipe: Recipe, index: Index, bare: bool = False) -> Assembly:
+    """The objects of a run, every random draw a function of the recipe's seed.
+
+    Args:
+        recipe: checked against `index`.
+        index: the plugins to build with.
+        bare: builds the backbone without looking for weights, for a run that brings its own.
+
+    Raises:
+        FwError: whatever a user can mend, before any training.
+    """
+    set_threads(recipe.engine.threads)
+    device = pick_device(recipe.engine.device)
+    builder = Builder(recipe, index)
+    data = builder.data()
+    task = data.task
+    model = builder.model(task, bare)
+    train_pipeline, eval_pipeline = builder.pipeline("train", model.spec), builder.pipeline("eval", model.spec)
+    policy: FreezingPolicy = builder.part("freezing").build()
+    policy_name = recipe.parts["freezing"].use
+    plan = policy.start(model.layout)
+    check_plan(model.layout, plan, policy_name)
+    place(model.network, device, recipe.engine.memory_format)
+    frozen = FrozenNetwork(model.network, model.layout)
+    frozen.apply(plan)
+    criterion = loss(builder, data, device)
+    groups, optimizer = build_optimizer(builder, model, policy, plan)
+    phases = tuple(Phase(builder.config(t, "scheduler"), t.core) for t in recipe.schedulers)
+    metrics = builder.metrics(task)
+    require_monitor(recipe, metrics, task)
+    return Assembly(recipe, device, data, train_pipeline, eval_pipeline, model, policy, plan, frozen, criterion,
+                    groups, optimizer, phases, metrics)  # fmt: skip
+
+
+def set_threads(threads: int) -> None:
+    """Pins torch's CPU threads; 0 takes every core that this process may use."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(threads or usable)
+
+
+def place(network: nn.Module, device: torch.device, memory_format: str) -> None:
+    """Moves a network to its device and memory format."""
+    if memory_format == "channels_last":
+        network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    else:
+        network.to(device)
+
+
+def loss(builder: Builder, data: Data, device: torch.device) -> Criterion:
+    """The loss, with the training split's class counts."""
+    made = builder.part("loss").build(data.task, class_counts(data.train, data.task.num_classes))
+    train = builder.recipe.train
+    mixes = train.mixup or train.cutmix
+    if mixes and not getattr(made, "supports_soft_targets", True):
+        raise FwError(f"the loss {builder.recipe.parts['loss'].use!r} takes no soft targets, which mixup and cutmix make",
+                      'use "torch/CrossEntropyLoss", or set train.mixup and train.cutmix to 0')  # fmt: skip
+    criterion: Criterion = made.to(device) if isinstance(made, nn.Module) else made
+    return criterion
+
+
+def build_optimizer(builder: Builder, model: Model, policy: FreezingPolicy, plan: Plan) -> tuple[Groups, Optimizer]:
+    """The optimizer over the groups that the policy can need."""
+    table = builder.recipe.parts["optimizer"]
+    config = builder.part("optimizer")
+    moments = policy.moments()
+    fixed = not (moments.epochs or moments.steps or moments.fractions or moments.every_epoch)
+    scales = {float(scale) for scale in plan.trainable.values()} | (set() if fixed else set(policy.scales()))
+    groups = Groups(model.network, model.layout, table.core.no_decay, scales)
+    return groups, groups.build(plan, float(config.lr), config.build, fixed)
+
+
+def require_monitor(recipe: Recipe, metrics: Mapping[str, Any], task: Task) -> None:
+    """
+    Raises:
+        FwError: the metric that chooses the best model does not exist for this task.
+    """
+    name = recipe.train.monitor.removeprefix("val.")
+    if name != "loss" and name not in metrics:
+        raise FwError(f"train.monitor = {recipe.train.monitor!r}, but that metric does not exist for a {task.kind} task",
+                      f"choose one of: {', '.join(f'val.{n}' for n in ('loss', *metrics))}")  # fmt: skip
+
+
+def describe_layout(recipe: Recipe, index: Index) -> list[dict[str, Any]]:
+    """The stages of a recipe's network under its policy, for `fw show RECIPE --layout`.
+
+    Returns:
+        one row a stage: `stage`, `role`, `parameters`, `trainable` (parameters), `norm` (what its norm layers do),
+        `flops_share` of one image's forward pass.
+    """
+    builder = Builder(recipe, index)
+    data: Data = builder.part("data").build(recipe.seed)
+    model = builder.model(data.task, bare=True)
+    plan = builder.part("freezing").build().start(model.layout)
+    check_plan(model.layout, plan, recipe.parts["freezing"].use)
+    flops = flops_per_stage(model.network, model.layout, (model.spec.channels, *model.spec.size))
+    total = sum(flops.values()) or 1
+    sizes = {name: p.numel() for name, p in model.network.named_parameters(remove_duplicate=False)}
+    return [
+        {
+            "stage": stage.name,
+            "role": stage.role,
+            "parameters": sum(sizes[name] for name in stage.parameters),
+            "trainable": sum(sizes[name] for name in stage.parameters if name in plan.trainable),
+            "norm": _norm_words(stage.modules, model.layout, plan),
+            "flops_share": flops.get(stage.name, 0) / total,
+        }
+        for stage in model.layout.stages
+    ]
+
+
+def _norm_words(modules: Sequence[str], layout: Layout, plan: Plan) -> str:
+    norms = [name for name in modules if name in layout.batch_norms]
+    if not norms:
+        return "-"
+    moving = sum(name in plan.batch_stats for name in norms)
+    if any(name in plan.recalibrate for name in norms):
+        return "recalibrate"
+    return "batch" if moving == len(norms) else "fixed" if not moving else f"{moving} of {len(norms)} batch"
+
+

@@ -1,0 +1,128 @@
+"""Checkpoint: everything that a run needs to go on bit for bit, in files without pickle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from framework.assemble import Assembly
+from framework.codec import pack, plain_tensor, unpack
+from framework.contracts import Plan
+from framework.errors import FwError
+from framework.files import load_tensors, save_tensors
+from framework.freezing import all_tensors, allowed_to_move
+from framework.run import Run, Standing
+
+BASE, BEST, LAST, PREVIOUS = "base.safetensors", "best.safetensors", "checkpoint.safetensors", "checkpoint-1.safetensors"
+
+
+def path_of(folder: Path) -> Path:
+    """The newest checkpoint of a run directory."""
+    return folder / LAST
+
+
+def movable(parts: Assembly) -> set[str]:
+    """The tensors that the plan in force lets move."""
+    return allowed_to_move(parts.model.layout, parts.frozen.plan)
+
+
+def save_base(folder: Path, parts: Assembly, facts: dict[str, Any]) -> None:
+    """Writes the whole network once, before the first step; checkpoints hold only what can move."""
+    save_tensors(folder / BASE, {name: plain_tensor(t) for name, t in all_tensors(parts.network).items()}, facts)
+
+
+def load_base(folder: Path, network: nn.Module) -> Any:
+    """Puts the network back as it was before the first step; gives the facts that were saved with it."""
+    tensors, facts = load_tensors(folder / BASE, "start the run again with: fw run")
+    put_tensors(network, tensors)
+    return facts
+
+
+def save_best(run: Run) -> None:
+    """Writes what can move, as the best epoch so far has it."""
+    save_tensors(run.folder / BEST, _moved_tensors(run), {"epoch": run.standing.best.epoch})
+
+
+def load_best(run: Run) -> None:
+    """Puts the network of the best epoch back."""
+    tensors, _ = load_tensors(run.folder / BEST, f"{run.folder / LAST} has the newest epoch: delete the damaged file")
+    put_tensors(run.parts.network, tensors)
+
+
+def save(run: Run) -> None:
+    """Writes the checkpoint; the one before it is kept until the next."""
+    run.settle()
+    tensors = {f"network/{name}": tensor for name, tensor in _moved_tensors(run).items()}
+    optimizer, optimizer_tensors = pack(run.parts.optimizer.state_dict(), "optimizer")
+    schedule, schedule_tensors = pack(run.schedule.state_dict(), "schedule")
+    plan = run.parts.frozen.plan
+    facts = {
+        "recipe": run.parts.recipe.to_toml(),
+        "standing": run.standing.to_json(),
+        "plan": {"trainable": dict(plan.trainable), "batch_stats": sorted(plan.batch_stats), "schedule": plan.schedule},
+        "policy": run.parts.policy.state(),
+        "groups": run.parts.groups.members,
+        "optimizer": optimizer,
+        "schedule": schedule,
+        "audit": run.parts.frozen.auditor.state(),
+        "seconds": run.clock.seconds,
+    }
+    newest = path_of(run.folder)
+    if newest.is_file():
+        newest.replace(run.folder / PREVIOUS)
+    save_tensors(newest, {**tensors, **optimizer_tensors, **schedule_tensors}, facts)
+
+
+def _moved_tensors(run: Run) -> dict[str, Tensor]:
+    tensors = all_tensors(run.parts.network)
+    return {name: plain_tensor(tensors[name]) for name in sorted(run.standing.movable)}
+
+
+def read(folder: Path) -> tuple[dict[str, Tensor], Any] | None:
+    """The newest checkpoint's tensors and facts; None where a run was stopped before its first.
+
+    Raises:
+        FwError: it is damaged.
+    """
+    newest, previous = path_of(folder), folder / PREVIOUS
+    chosen = newest if newest.is_file() else previous
+    if not chosen.is_file():
+        return None
+    return load_tensors(chosen, f"to go on from the checkpoint before it: rm {newest}" if chosen == newest and
+                        previous.is_file() else "start the run again with: fw run")  # fmt: skip
+
+
+def restore(run: Run, tensors: dict[str, Tensor], facts: Any) -> None:
+    """Puts a run where a checkpoint left it."""
+    put_tensors(run.parts.network, {name.removeprefix("network/"): t for name, t in tensors.items() if name.startswith("network/")})
+    run.standing = Standing.from_json(facts["standing"])
+    run.parts.policy.restore(facts["policy"])
+    kept = facts["plan"]
+    plan = Plan(kept["trainable"], frozenset(kept["batch_stats"]), frozenset(), kept["schedule"])
+    run.parts.frozen.apply(plan)
+    run.parts.groups.place(facts["groups"])
+    run.parts.optimizer.load_state_dict(unpack(facts["optimizer"], tensors))
+    run.schedule.load_state_dict(unpack(facts["schedule"], tensors))
+    auditor = run.parts.frozen.auditor
+    auditor.load_state(facts["audit"])
+    auditor.plan = plan
+    run.clock.seconds.update(facts["seconds"])
+    run.feed.follow(plan)
+
+
+def put_tensors(network: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Copies tensors into a network in place.
+
+    Raises:
+        FwError: one that the network does not have, or of another shape.
+    """
+    own = all_tensors(network)
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            if name not in own or own[name].shape != tensor.shape:
+                raise FwError(f"the saved tensor {name!r} does not fit the network that the recipe describes",
+                              "was another version of a plugin or library installed when it was saved?")  # fmt: skip
+            own[name].copy_(tensor)

@@ -1,0 +1,121 @@
+"""Files: written whole or not at all, and safetensors files that know whether they are damaged."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from framework.errors import FwError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_CHUNK = 1 << 20
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Lets `write` fill a temporary file in the same folder, syncs it, and renames it to `path`.
+
+    Raises:
+        FwError: the disk is full or the folder cannot be written; what stood at `path` before is untouched.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, scratch_name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    scratch = Path(scratch_name)
+    try:
+        write(scratch)
+        _sync(scratch)
+        scratch.chmod(0o644)
+        os.replace(scratch, path)
+        _sync(path.parent)
+    except OSError as error:
+        raise FwError(f"cannot write {path}: {error.strerror or error}", "what stood there before is untouched") from error
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all."""
+    write_atomically(path, lambda scratch: _fill(scratch, text))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON, indented, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def _fill(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def tensor_digest(tensor: Tensor) -> str:
+    """A hash of a tensor's bits, shape and type; equal bits give equal hashes on every device."""
+    import torch
+
+    data = tensor.detach().cpu().contiguous()
+    digest = hashlib.sha256(f"{data.dtype}{tuple(data.shape)}".encode())
+    digest.update(data.view(-1).view(torch.uint8).numpy() if data.numel() else b"")
+    return digest.hexdigest()[:32]
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the names and contents of several tensors, whatever their order."""
+    lines = [f"{name} {tensor_digest(tensors[name])}" for name in sorted(tensors)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Any) -> None:
+    """Writes tensors and JSON facts as one safetensors file with a checksum over both, whole or not at all."""
+    from safetensors.torch import save_file
+
+    text = json.dumps(facts)
+    metadata = {"facts": text, "sha256": _checksum(tensors, text)}
+    write_atomically(path, lambda scratch: save_file(dict(tensors), scratch, metadata))
+
+
+def load_tensors(path: Path, hint: str = "") -> tuple[dict[str, Tensor], Any]:
+    """The tensors and facts of `save_tensors`, the checksum verified.
+
+    Raises:
+        FwError: the file is missing, truncated, or its content differs from what was written.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise FwError(f"there is no {path}", hint)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise FwError(f"{path} is damaged: {error}", hint) from error
+    if metadata.get("sha256") != _checksum(tensors, metadata.get("facts", "")):
+        raise FwError(f"{path} is damaged: its content differs from its checksum", hint)
+    return tensors, json.loads(metadata["facts"])
+
+
+def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
+    return hashlib.sha256(f"{tensors_digest(tensors)} {text}".encode()).hexdigest()

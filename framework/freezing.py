@@ -1,0 +1,218 @@
+"""Freezing: puts a plan in force on a network, keeps it so, and audits that nothing frozen moved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import attrs
+from torch import Tensor, nn
+
+from framework.contracts import Layout, Plan, Stage
+from framework.errors import AuditFailed, FwError, name_hints
+from framework.files import tensor_digest
+
+
+def check_plan(layout: Layout, plan: Plan, policy: str) -> None:
+    """Refuses a plan that names what is not there, or trains nothing.
+
+    Raises:
+        FwError: with near names, or with what the policy left untrained.
+    """
+    _known(plan.trainable, layout.parameters, "parameter", policy)
+    _known({*plan.batch_stats, *plan.recalibrate}, sorted(layout.batch_norms), "norm layer with statistics", policy)
+    if not plan.trainable:
+        raise FwError(f"the policy {policy!r} trains nothing on this network",
+                      "give it a head with parameters (head.use), or a policy that trains part of the backbone")  # fmt: skip
+
+
+def _known(names: Iterable[str], known: Iterable[str], what: str, policy: str) -> None:
+    there = list(known)
+    present = set(there)
+    for name in names:
+        if name not in present:
+            raise FwError(f"the policy {policy!r} names {name!r}, but there is no such {what}",
+                          "; ".join(name_hints(name, there, f"{what}s")))  # fmt: skip
+
+
+def first_moving_stage(layout: Layout, plan: Plan) -> int:
+    """The position of the first stage that holds a trainable parameter or a norm with moving statistics."""
+    return next((i for i, stage in enumerate(layout.stages) if _moves(stage, plan)), len(layout.stages))
+
+
+def _moves(stage: Stage, plan: Plan) -> bool:
+    return any(name in plan.trainable for name in stage.parameters) or any(m in plan.batch_stats for m in stage.modules)
+
+
+def module_modes(layout: Layout, plan: Plan) -> dict[str, bool]:
+    """For every module, whether it is in train mode under a plan while the network trains.
+
+    Stages before the first that moves are in eval mode: no dropout, no stochastic depth, fixed statistics. From
+    there on, train mode, but for the norm layers whose statistics the plan keeps.
+    """
+    first = first_moving_stage(layout, plan)
+    modes = {name: position >= first for position, stage in enumerate(layout.stages) for name in stage.modules}
+    modes.update({name: False for name in layout.batch_norms if name not in plan.batch_stats})
+    return modes
+
+
+class ModeKeeper:
+    """A forward pre-hook that puts the modes of a plan back whenever somebody called `train()` on the network.
+
+    Modes are set by `train(mode)`, parents first, never by the flag: some modules (LeViT's attention) act in it.
+    """
+
+    def __init__(self, network: nn.Module, modes: Mapping[str, bool]) -> None:
+        modules = dict(network.named_modules())
+        names = sorted((name for name in modes if name in modules), key=lambda name: name.count("."))
+        self.pairs = [(modules[name], modes[name]) for name in names]
+
+    def __call__(self, network: nn.Module, inputs: Any = None) -> None:
+        """Restores the modes if the network is in train mode and any module has left its own."""
+        if network.training and any(module.training is not mode for module, mode in self.pairs):
+            self.restore()
+
+    def restore(self) -> None:
+        """Sets every module's mode."""
+        for module, mode in self.pairs:
+            if module.training is not mode:
+                module.train(mode)
+
+
+@attrs.frozen
+class Change:
+    """What a new plan changed: names of parameters that train from now on, or no longer."""
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+
+
+class FrozenNetwork:
+    """A network under a plan: gradients, modes and the audit follow the plan in force.
+
+    Args:
+        network: changed in place: `requires_grad` of its parameters, modes, one forward pre-hook.
+        layout: its layout.
+    """
+
+    def __init__(self, network: nn.Module, layout: Layout) -> None:
+        self.network = network
+        self.layout = layout
+        self.plan = Plan(trainable={})
+        self.auditor = Auditor(network, layout)
+        self._parameters = dict(network.named_parameters(remove_duplicate=False))
+        self._hook: Any = None
+
+    def apply(self, plan: Plan) -> Change:
+        """Puts `plan` in force; applying it again changes nothing."""
+        before, after = set(self.plan.trainable), set(plan.trainable)
+        self.plan = plan
+        for name, parameter in self._parameters.items():
+            parameter.requires_grad_(name in plan.trainable)
+            if name not in plan.trainable:
+                parameter.grad = None
+        if self._hook is not None:
+            self._hook.remove()
+        self.keeper = ModeKeeper(self.network, module_modes(self.layout, plan))
+        self._hook = self.network.register_forward_pre_hook(self.keeper)
+        order = self.layout.parameters
+        return Change(tuple(n for n in order if n in after - before), tuple(n for n in order if n in before - after))
+
+    def train(self) -> None:
+        """Train mode, as the plan has it."""
+        self.network.train()
+        self.keeper.restore()
+
+    def eval(self) -> None:
+        """Eval mode everywhere; through train mode, which clears what modules cached in an earlier eval mode."""
+        self.network.train()
+        self.network.eval()
+
+    def audit(self) -> dict[str, Any]:
+        """What moved since the plan came into force, against what the plan let move."""
+        return self.auditor.report()
+
+    def release(self) -> None:
+        """Takes the pre-hook off; modes and gradients stay as they are."""
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+
+
+class Auditor:
+    """Compares every tensor of a network, by hash, at the ends of each interval in which one plan is in force."""
+
+    def __init__(self, network: nn.Module, layout: Layout) -> None:
+        self.network = network
+        self.layout = layout
+        self.plan: Plan | None = None
+        self.before: dict[str, str] = {}
+        self.moved: set[str] = set()
+        self.moved_by_plan: set[str] = set()
+        self.ever_frozen: set[str] = set()
+        self.ever_trainable: set[str] = set()
+
+    def open(self, plan: Plan) -> None:
+        """Begins an interval: from here on, what `plan` freezes must not move."""
+        self.plan = plan
+        self.before = {name: tensor_digest(tensor) for name, tensor in all_tensors(self.network).items()}
+
+    def close(self) -> None:
+        """Ends the interval: notes what moved, frozen or not."""
+        if self.plan is None:
+            return
+        free = allowed_to_move(self.layout, self.plan)
+        changed = {name for name, tensor in all_tensors(self.network).items() if tensor_digest(tensor) != self.before[name]}
+        self.moved |= changed - free
+        self.moved_by_plan |= changed & free
+        self.ever_frozen |= self.before.keys() - free
+        self.ever_trainable |= set(self.plan.trainable)
+        self.plan = None
+
+    def report(self) -> dict[str, Any]:
+        """The audit of all intervals so far; an open one is looked at without ending it."""
+        probe = Auditor(self.network, self.layout)
+        probe.load_state(self.state())
+        probe.plan, probe.before = self.plan, self.before
+        probe.close()
+        buffers = [name for name in self.layout.buffers if name in probe.moved_by_plan]
+        return {
+            "frozen_tensors": len(probe.ever_frozen),
+            "frozen_moved": len(probe.moved),
+            "frozen_moved_names": sorted(probe.moved),
+            "trainable_tensors": len(probe.ever_trainable),
+            "trainable_never_moved": sorted(probe.ever_trainable - probe.moved_by_plan),
+            "buffers_moved_by_plan": buffers,
+        }
+
+    def require_clean(self) -> None:
+        """
+        Raises:
+            AuditFailed: a frozen tensor moved.
+        """
+        report = self.report()
+        if report["frozen_moved"]:
+            names = ", ".join(report["frozen_moved_names"][:5])
+            raise AuditFailed(f"{report['frozen_moved']} of {report['frozen_tensors']} frozen tensors moved: {names}",
+                              "something changed them behind the plan: a plugin, a hook, or a module that writes to itself")  # fmt: skip
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs to go on auditing from the beginning of the interval."""
+        sets = ("moved", "moved_by_plan", "ever_frozen", "ever_trainable")
+        return {"before": dict(self.before), **{name: sorted(getattr(self, name)) for name in sets}}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Takes what `state` gave; the plan in force is opened separately."""
+        self.before = dict(state["before"])
+        for name in ("moved", "moved_by_plan", "ever_frozen", "ever_trainable"):
+            setattr(self, name, set(state[name]))
+
+
+def all_tensors(network: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer by name, those that are not saved in a state dict included."""
+    return {**dict(network.named_parameters(remove_duplicate=False)), **dict(network.named_buffers(remove_duplicate=False))}
+
+
+def allowed_to_move(layout: Layout, plan: Plan) -> set[str]:
+    """The tensors that may change under a plan: its parameters, and the buffers of norms with batch statistics."""
+    return {*plan.trainable, *(name for name, owner in layout.buffers.items() if owner in plan.batch_stats)}

@@ -1,0 +1,40 @@
+"""Log: `metrics.jsonl`, equal whenever the run is equal, and `timing.jsonl`, which never is."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from framework.measure import peak_device_mb, peak_rss_mb
+from framework.run import Run
+
+METRICS = "metrics.jsonl"
+TIMING = "timing.jsonl"
+
+
+def log_epoch(run: Run, rates: list[float]) -> None:
+    """One line in each log for the epoch that is done."""
+    at = run.standing
+    line = {"epoch": at.epoch, "step": at.step, **at.last, "lr": rates, "trainable": len(run.parts.frozen.plan.trainable)}
+    at.log_bytes = _append(run.folder / METRICS, line)
+    _append(run.folder / TIMING, {"epoch": at.epoch, "seconds": dict(run.clock.seconds), "peak_rss_mb": peak_rss_mb(),
+                                  "peak_device_mb": peak_device_mb(run.parts.device)})  # fmt: skip
+
+
+def _append(path: Path, values: dict[str, Any]) -> int:
+    """Adds a line, on disk before this returns; gives the file's new length."""
+    with path.open("ab") as file:
+        file.write((json.dumps(values) + "\n").encode())
+        file.flush()
+        os.fsync(file.fileno())
+        return file.tell()
+
+
+def cut(path: Path, length: int) -> None:
+    """Takes off what a run wrote after the checkpoint from which it goes on."""
+    if path.is_file():
+        os.truncate(path, length)
+    elif length == 0:
+        path.touch()

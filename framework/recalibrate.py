@@ -1,0 +1,36 @@
+"""Recalibrate: re-estimates batch-norm statistics from the training images, labels unseen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from framework.run import Run
+
+
+def recalibrate(run: Run) -> set[str]:
+    """One pass over the training images, transformed as for evaluation, with a cumulative average of batch statistics.
+
+    Returns:
+        the names of the buffers that were re-estimated; none where the plan recalibrates nothing.
+    """
+    frozen, names = run.parts.frozen, run.parts.frozen.plan.recalibrate
+    if not names:
+        return set()
+    norms: list[Any] = [module for name, module in run.parts.network.named_modules() if name in names]
+    momenta = [norm.momentum for norm in norms]
+    frozen.eval()
+    frozen.release()
+    for norm in norms:
+        norm.train()
+        norm.reset_running_stats()
+        norm.momentum = None
+    with torch.no_grad():
+        for batch in run.feed.batches(run.parts.data.train):
+            if len(batch.positions):
+                run.feed.forward(batch.inputs)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    frozen.apply(frozen.plan)
+    return {name for name, owner in run.parts.model.layout.buffers.items() if owner in names}

@@ -1,0 +1,160 @@
+"""Results: what a finished run leaves: its model, predictions, and summary."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from framework.codec import plain_tensor
+from framework.contracts import Split
+from framework.files import load_tensors, save_tensors, write_json, write_text
+from framework.measure import peak_device_mb, peak_rss_mb
+from framework.recipe import Recipe
+from framework.run import Run
+from framework.score import Scores
+from framework.task import Task
+from framework.train import images_per_s
+
+SELECTION = "the best epoch by {monitor}, chosen on the validation split"
+NO_TEST = "validation, also used for selection"
+
+
+def model_facts(run: Run, facts: dict[str, Any]) -> dict[str, Any]:
+    """What stands in the model file beside its tensors."""
+    recipe, data = run.parts.recipe, run.parts.data
+    return {
+        "name": recipe.name,
+        "task": data.task.kind,
+        "classes": list(data.task.classes),
+        "backbone": recipe.parts["backbone"].plain(),
+        "head": recipe.parts["head"].plain(),
+        "input": attrs.asdict(run.parts.model.spec),
+        "weights": facts["weights"],
+        "transfer": facts["weights"]["transfer"],
+        "epoch": run.standing.best.epoch,
+        "environment": facts["environment"],
+    }
+
+
+def save_model(run: Run, path: Path, facts: dict[str, Any]) -> None:
+    """Writes the selected network with its class names, head and input spec."""
+    state = {name: plain_tensor(tensor) for name, tensor in run.parts.network.state_dict().items()}
+    save_tensors(path, state, model_facts(run, facts))
+
+
+def load_model(path: Path) -> tuple[dict[str, Any], Any]:
+    """The tensors and facts of a model file."""
+    return load_tensors(path, "the run has not finished, or the file was moved")
+
+
+def prediction_rows(split: Split, scores: Scores, task: Task) -> list[dict[str, Any]]:
+    """One row an image: name, target, predicted class or classes, a probability per class.
+
+    A multilabel image is predicted to have the classes whose probability is at least one half.
+    """
+    rows = []
+    for position, probabilities in zip(scores.positions.tolist(), scores.probabilities.tolist(), strict=True):
+        target = split.targets[position]
+        rows.append({
+            "image": split.names[position],
+            "target": _class_words(target.tolist(), task),
+            "predicted": predicted_words(probabilities, task),
+            **{f"p_{name}": f"{value:.6g}" for name, value in zip(task.classes, probabilities, strict=True)},
+        })  # fmt: skip
+    return rows
+
+
+def _class_words(target: Any, task: Task) -> str:
+    if task.kind == "multiclass":
+        return task.classes[int(target)]
+    return "|".join(name for name, present in zip(task.classes, target, strict=True) if present)
+
+
+def predicted_words(probabilities: list[float], task: Task) -> str:
+    """The predicted class, or the classes joined by a bar."""
+    if task.kind == "multiclass":
+        return task.classes[max(range(len(probabilities)), key=probabilities.__getitem__)]
+    return "|".join(name for name, value in zip(task.classes, probabilities, strict=True) if value >= 0.5)
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]], columns: list[str]) -> None:
+    """Writes a CSV file whole or not at all."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, buffer.getvalue())
+
+
+def prediction_columns(task: Task) -> list[str]:
+    """The columns of a predictions file."""
+    return ["image", "target", "predicted", *(f"p_{name}" for name in task.classes)]
+
+
+def summary(run: Run, facts: dict[str, Any], best: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """The run in one table of facts.
+
+    Args:
+        run: finished, with the selected network in place.
+        facts: what was saved before the first step: weights, environment, data.
+        best: split -> metrics of the selected network.
+    """
+    at, parts = run.standing, run.parts
+    sizes = [(p.numel(), p.requires_grad) for p in parts.network.parameters()]
+    seconds = run.clock.seconds
+    return {
+        "name": parts.recipe.name,
+        "status": "done",
+        "transfer": facts["weights"]["transfer"],
+        "heading": facts["heading"],
+        "run_dir": str(run.folder),
+        "seed": parts.recipe.seed,
+        "policy": parts.recipe.parts["freezing"].plain(),
+        "task": {"kind": parts.data.task.kind, "classes": list(parts.data.task.classes)},
+        "data": facts["data"],
+        "metrics": {
+            "final": {"epoch": at.epoch, **_by_split(at.last)},
+            "best": {"epoch": at.best.epoch, "monitor": parts.recipe.train.monitor, **best},
+        },
+        "selection": SELECTION.format(monitor=parts.recipe.train.monitor)
+        + ("; the test split was scored once, after that" if parts.data.test is not None else f"; no test split: {NO_TEST}"),
+        "weights": facts["weights"],
+        "params": {"total": sum(n for n, _ in sizes), "trainable": sum(n for n, moves in sizes if moves)},
+        "partition": {"boundary": None, "bytes_per_image": 0, "fixed_flops_share": 0.0,
+                      "reason": "this version trains the whole network at every step"},
+        "audit": run.parts.frozen.audit(),
+        "skipped_images": dict(at.skipped),
+        "epochs": at.epoch,
+        "steps": at.step,
+        "stopped_early": at.stopped_early,
+        "time_s": {name: round(seconds.get(name, 0.0), 3) for name in ("start_up", "features", "train", "validate")}
+        | {"total": round(sum(seconds.values()), 3)},
+        "images_per_s": round(images_per_s(run), 1),
+        "memory_mb": {"peak_rss": round(peak_rss_mb(), 1), "peak_device": peak_device_mb(parts.device)},
+        "engine": {**attrs.asdict(parts.recipe.engine), "device": str(parts.device)},
+        "environment": facts["environment"],
+    }  # fmt: skip
+
+
+def _by_split(metrics: dict[str, float]) -> dict[str, dict[str, float]]:
+    splits: dict[str, dict[str, float]] = {}
+    for name, value in metrics.items():
+        split, _, metric = name.partition(".")
+        splits.setdefault(split, {})[metric] = value
+    return splits
+
+
+def write_summary(folder: Path, values: dict[str, Any]) -> None:
+    """Writes the summary, which marks the run as finished."""
+    write_json(folder / "summary.json", values)
+
+
+def recipe_with_pinned_weights(recipe: Recipe, used: dict[str, Any]) -> Recipe:
+    """The recipe with the one source that was used, and its SHA-256; drawn weights follow from the seed."""
+    table = recipe.parts["backbone"]
+    core = attrs.evolve(table.core, weights=(used["used"],), sha256=used["sha256"] if used["transfer"] else "")
+    return attrs.evolve(recipe, parts={**recipe.parts, "backbone": attrs.evolve(table, core=core)})

@@ -1,0 +1,169 @@
+"""Run: one training run in flight, its objects and where it stands."""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from framework.assemble import Assembly
+from framework.contracts import Progress
+from framework.display import Display
+from framework.feed import Feed
+from framework.measure import Clock
+from framework.schedule import Schedule, build_schedule
+from framework.signals import StopRequest
+from framework.watchers import Watchers
+
+
+@attrs.define
+class Best:
+    """The best epoch so far by the monitored metric.
+
+    Attributes:
+        epoch: counted from 1; 0 before there is one.
+        value: of the monitor.
+        metrics: `val` metrics of that epoch.
+    """
+
+    epoch: int = 0
+    value: float = math.nan
+    metrics: dict[str, float] = attrs.field(factory=dict)
+
+
+@attrs.define
+class Standing:
+    """Where a run stands; with the tensors, all that a resumed run needs.
+
+    Attributes:
+        epoch: epochs done.
+        batch: batches done of the epoch under way.
+        step: optimizer steps done.
+        loss_sum, images: of the epoch under way, for its mean training loss.
+        asked_at: the step before which the policy was last asked.
+        best: the best epoch.
+        last: metrics of the newest epoch (`train.loss`, `val.accuracy`, ...).
+        log_bytes: length of `metrics.jsonl` up to here.
+        skipped: names of images that could not be read -> why.
+        movable: tensors that some plan so far let move.
+        images_trained: for images/s.
+        stopped_early: whether patience ran out.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    images: int = 0
+    asked_at: int = -1
+    best: Best = attrs.field(factory=Best)
+    last: dict[str, float] = attrs.field(factory=dict)
+    log_bytes: int = 0
+    skipped: dict[str, str] = attrs.field(factory=dict)
+    movable: set[str] = attrs.field(factory=set)
+    images_trained: int = 0
+    stopped_early: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """The standing as JSON values."""
+        return {**attrs.asdict(self), "movable": sorted(self.movable)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Standing:
+        """The standing that `to_json` gave."""
+        return cls(**{**values, "best": Best(**values["best"]), "movable": set(values["movable"])})
+
+
+@attrs.define(eq=False)
+class Run:
+    """What the loop works with.
+
+    Attributes:
+        parts: network, optimizer and the rest, as assembled.
+        feed: where batches come from.
+        schedule: the learning rates.
+        standing: where the run stands.
+        folder: the run directory.
+        display, watchers: who is told.
+        clock: seconds by what they were spent on.
+        stop: whether a signal has asked to stop.
+    """
+
+    parts: Assembly
+    feed: Feed
+    schedule: Schedule
+    standing: Standing
+    folder: Path
+    display: Display
+    watchers: Watchers
+    clock: Clock
+    stop: StopRequest
+    pending: list[tuple[Tensor, int]] = attrs.field(factory=list)
+
+    def note_loss(self, loss: Tensor, count: int) -> None:
+        """Remembers a batch's mean loss without waiting for the device to compute it."""
+        self.pending.append((loss.detach(), count))
+
+    def settle(self) -> None:
+        """Adds the remembered losses up, in their order, so that the sum does not depend on when this is called."""
+        for loss, count in self.pending:
+            self.standing.loss_sum += float(loss) * count
+            self.standing.images += count
+        self.pending.clear()
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches of an epoch."""
+        return self.feed.batches_per_epoch()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch."""
+        return math.ceil(self.batches_per_epoch / self.parts.recipe.train.accumulate)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run, `max_steps` taken into account."""
+        total = self.parts.recipe.train.epochs * self.steps_per_epoch
+        limit = self.parts.recipe.train.max_steps
+        return min(total, limit) if limit else total
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the run; the last may be cut short by `max_steps`."""
+        return math.ceil(self.steps / self.steps_per_epoch)
+
+    @property
+    def epoch_is_over(self) -> bool:
+        """Whether every batch of the epoch under way is done, or the run's last step."""
+        return self.standing.batch >= self.batches_per_epoch or self.standing.step >= self.steps
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no epoch is left."""
+        return self.standing.epoch >= self.epochs or self.standing.stopped_early
+
+    def progress(self) -> Progress:
+        """Where the run stands, for policies and schedulers."""
+        at = self.standing
+        return Progress(at.epoch, at.step, self.epochs, self.steps, dict(at.last))
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context of `train.precision` for forward passes."""
+        if self.parts.recipe.train.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.parts.device.type, torch.bfloat16)
+
+
+def new_schedule(parts: Assembly, feed: Feed) -> Schedule:
+    """The learning-rate schedule of a run that begins."""
+    steps = math.ceil(feed.batches_per_epoch() / parts.recipe.train.accumulate)
+    keys = parts.recipe.train
+    return build_schedule(parts.phases, parts.optimizer, steps, keys.epochs, keys.max_steps)
+
+

@@ -1,0 +1,118 @@
+"""Run directory: all that one run read, decided and produced; never overwritten by accident."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from framework.errors import FwError
+from framework.files import write_json, write_text
+from framework.index import Index
+from framework.recipe import Recipe
+
+RECIPE, SUMMARY, MODEL, ENVIRONMENT = "recipe.toml", "summary.json", "model.safetensors", "environment.json"
+_LOCK = ".lock"
+_LIBRARIES = ("torch", "torchvision", "timm", "torchmetrics", "safetensors", "numpy", "pillow", "fw-transfer")
+
+
+def default_folder(recipe: Recipe) -> Path:
+    """Where a run goes if nobody says: `runs/<name>`."""
+    return Path("runs") / recipe.name
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds a run directory for this process.
+
+    Raises:
+        FwError: another process is at work in it.
+    """
+    lock = FileLock(folder / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise FwError(f"another process is at work in {folder}", "wait for it, or choose another --out") from None
+    try:
+        yield
+    finally:
+        lock.release()
+        (folder / _LOCK).unlink(missing_ok=True)
+
+
+def create(folder: Path, overwrite: bool) -> None:
+    """Makes an empty run directory.
+
+    Raises:
+        FwError: there is something in it and `overwrite` was not asked for, or it is no run directory at all.
+    """
+    if folder.is_dir() and any(folder.iterdir()):
+        if not overwrite:
+            state = "a finished run" if (folder / SUMMARY).is_file() else "an unfinished run"
+            more = "" if (folder / SUMMARY).is_file() else f"; fw resume {folder} continues it"
+            raise FwError(f"{folder} holds {state if (folder / RECIPE).is_file() else 'other files'}",
+                          f"--overwrite replaces a run, --out DIR writes elsewhere{more}")  # fmt: skip
+        if not (folder / RECIPE).is_file():
+            raise FwError(f"{folder} is no run directory, so --overwrite leaves it alone", "choose another --out")
+        with locked(folder):
+            _empty(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FwError(f"cannot make the run directory {folder}: {error.strerror}", "choose another --out") from None
+
+
+def _empty(folder: Path) -> None:
+    for entry in folder.iterdir():
+        if entry.name == _LOCK:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def write_recipe(folder: Path, recipe: Recipe) -> None:
+    """Writes the resolved recipe."""
+    write_text(folder / RECIPE, recipe.to_toml())
+
+
+def environment(index: Index) -> dict[str, Any]:
+    """The machine, the libraries and the plugins."""
+    import os
+
+    import torch
+
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "libraries": {name: _version(name) for name in _LIBRARIES},
+        "plugins": {record.source.name: f"{record.source.distribution} {record.source.version}" for record in index.plugins},
+    }
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def write_environment(folder: Path, facts: dict[str, Any]) -> None:
+    """Writes what `environment` gathered."""
+    write_json(folder / ENVIRONMENT, facts)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the run has written its summary."""
+    return (folder / SUMMARY).is_file()

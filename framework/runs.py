@@ -1,0 +1,193 @@
+"""Runs: starting, resuming, scoring and using them; what the commands call."""
+
+from __future__ import annotations
+
+import difflib
+import time
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from framework import checkpoint, log, results, rundir
+from framework.assemble import Assembly, assemble
+from framework.contracts import Data, Split
+from framework.display import Display
+from framework.errors import AuditFailed, FwError
+from framework.feed import WholeNetwork
+from framework.index import Index
+from framework.measure import Clock
+from framework.recipe import Recipe, load_resolved
+from framework.run import Run, Standing, new_schedule
+from framework.score import Scores, score
+from framework.signals import StopRequest
+from framework.train import begin_plan, train
+from framework.watchers import Watchers
+from framework.weights import HEADING
+
+
+def start_run(recipe: Recipe, index: Index, out: Path | None, overwrite: bool, display: Display) -> dict[str, Any]:
+    """Trains a recipe from the beginning.
+
+    Args:
+        recipe: checked against `index`.
+        index: the plugins.
+        out: the run directory; `runs/<name>` if absent.
+        overwrite: whether an earlier run in it may be replaced.
+        display: told how it goes.
+
+    Returns:
+        the summary, which is also on disk.
+
+    Raises:
+        FwError: whatever a user can mend; Interrupted after a signal; AuditFailed if a frozen tensor moved.
+    """
+    began = time.perf_counter()
+    folder = out or rundir.default_folder(recipe)
+    rundir.create(folder, overwrite)
+    with rundir.locked(folder), StopRequest() as stop:
+        rundir.write_recipe(folder, recipe)
+        environment = rundir.environment(index)
+        rundir.write_environment(folder, environment)
+        parts = assemble(recipe, index)
+        used = attrs.asdict(parts.model.weights) if parts.model.weights else {}
+        parts = attrs.evolve(parts, recipe=results.recipe_with_pinned_weights(recipe, used))
+        rundir.write_recipe(folder, parts.recipe)
+        run = _new_run(parts, folder, index, display, stop)
+        begin_plan(run)
+        facts = {"weights": used, "environment": environment, "data": _data_facts(parts.data),
+                 "heading": None if used["transfer"] else HEADING}  # fmt: skip
+        log.cut(folder / log.METRICS, 0)
+        checkpoint.save_base(folder, parts, facts)
+        run.clock.seconds["start_up"] = time.perf_counter() - began
+        return _go(run, facts, index)
+
+
+def resume_run(folder: Path, index: Index, display: Display) -> dict[str, Any]:
+    """Goes on with a run that was stopped, bit for bit as if it had not been.
+
+    Raises:
+        FwError: it is finished, its recipe or data changed, or a file is damaged.
+    """
+    began = time.perf_counter()
+    recipe = load_resolved(folder / rundir.RECIPE, index)
+    if rundir.is_finished(folder):
+        raise FwError(f"the run in {folder} is finished", f"its results are in {folder / rundir.SUMMARY}")
+    with rundir.locked(folder), StopRequest() as stop:
+        saved = checkpoint.read(folder)
+        if saved is not None:
+            _require_same_recipe(folder, saved[1]["recipe"])
+        if not (folder / checkpoint.BASE).is_file():
+            raise FwError(f"the run in {folder} was stopped before it began to train",
+                          f"start it again: fw run {folder / rundir.RECIPE} --out {folder} --overwrite")  # fmt: skip
+        parts = assemble(recipe, index, bare=True)
+        facts = checkpoint.load_base(folder, parts.network)
+        _require_same_data(facts["data"], parts.data)
+        run = _new_run(parts, folder, index, display, stop)
+        if saved is None:
+            run.parts.frozen.auditor.open(parts.frozen.plan)
+            run.standing.movable |= checkpoint.movable(parts)
+        else:
+            checkpoint.restore(run, *saved)
+        log.cut(folder / log.METRICS, run.standing.log_bytes)
+        run.clock.seconds["start_up"] = run.clock.seconds.get("start_up", 0.0) + time.perf_counter() - began
+        return _go(run, facts, index)
+
+
+def _new_run(parts: Assembly, folder: Path, index: Index, display: Display, stop: StopRequest) -> Run:
+    feed = WholeNetwork(parts)
+    watchers = Watchers(index, display.warn)
+    return Run(parts, feed, new_schedule(parts, feed), Standing(), folder, display, watchers, Clock(parts.device), stop)
+
+
+def _go(run: Run, facts: dict[str, Any], index: Index) -> dict[str, Any]:
+    """Trains to the end and writes the results."""
+    recipe = run.parts.recipe
+    sizes = [(p.numel(), p.requires_grad) for p in run.parts.network.parameters()]
+    started = {
+        "name": recipe.name, "run_dir": str(run.folder), "epochs": run.epochs, "steps": run.steps,
+        "epoch": run.standing.epoch, "step": run.standing.step, "transfer": facts["weights"]["transfer"],
+        "weights": facts["weights"], "params": {"total": sum(n for n, _ in sizes), "trainable": sum(n for n, t in sizes if t)},
+        "policy": recipe.parts["freezing"].use, "data": facts["data"],
+    }  # fmt: skip
+    run.display.started(started)
+    run.watchers.tell("fw_run_started", name=recipe.name, run_dir=str(run.folder), recipe=recipe.resolved(),
+                      classes=list(run.parts.data.task.classes), steps=run.steps, epochs=run.epochs)  # fmt: skip
+    train(run)
+    run.parts.frozen.auditor.close()
+    summary = finish(run, facts)
+    run.display.ended(summary)
+    run.watchers.tell("fw_run_ended", status=summary["status"], summary=summary, run_dir=str(run.folder))
+    if summary["status"] != "done":
+        run.parts.frozen.auditor.require_clean()
+    return summary
+
+
+def finish(run: Run, facts: dict[str, Any]) -> dict[str, Any]:
+    """Scores the selected network, the test split once, and writes model, predictions and summary."""
+    failed = _audit_failed(run)
+    best: dict[str, dict[str, float]] = {}
+    data = run.parts.data
+    with run.clock.time("validate"):
+        checkpoint.load_best(run)
+        run.parts.frozen.eval()
+        for name, split in (("val", data.val), ("test", data.test)):
+            if split is not None:
+                scores = score_split(run, split)
+                best[name] = scores.metrics
+                rows = results.prediction_rows(split, scores, data.task)
+                results.write_rows(run.folder / "predictions" / f"{name}.csv", rows, results.prediction_columns(data.task))
+    results.save_model(run, run.folder / rundir.MODEL, facts)
+    summary = results.summary(run, facts, best)
+    if failed:
+        summary["status"] = "audit failed"
+    results.write_summary(run.folder, summary)
+    for spent in (checkpoint.BASE, checkpoint.BEST, checkpoint.PREVIOUS):
+        (run.folder / spent).unlink(missing_ok=True)
+    return summary
+
+
+def _audit_failed(run: Run) -> bool:
+    try:
+        run.parts.frozen.auditor.require_clean()
+    except AuditFailed:
+        return True
+    return False
+
+
+def score_split(run: Run, split: Split) -> Scores:
+    """Scores one split with the network as it is, and notes what could not be read."""
+    scores = score(run.feed, split, run.parts.data.task, run.parts.criterion, run.parts.metrics, run.autocast)
+    run.standing.skipped.update({split.names[p]: reason for p, reason in scores.skipped})
+    return scores
+
+
+def _data_facts(data: Data) -> dict[str, Any]:
+    sizes = {"train": len(data.train), "val": len(data.val), "test": len(data.test) if data.test is not None else 0}
+    return {"fingerprint": data.fingerprint, "images": sizes, "notes": list(data.notes)}
+
+
+def _require_same_recipe(folder: Path, before: str) -> None:
+    now = (folder / rundir.RECIPE).read_text(encoding="utf-8")
+    if now == before:
+        return
+    lines = difflib.unified_diff(before.splitlines(), now.splitlines(), "as it was", "as it is", lineterm="", n=1)
+    raise FwError(f"{folder / rundir.RECIPE} changed since the checkpoint was written:\n" + "\n".join(lines),
+                  "put it back to resume, or start another run with: fw run")  # fmt: skip
+
+
+def _require_same_data(before: dict[str, Any], data: Data) -> None:
+    if data.fingerprint != before["fingerprint"]:
+        raise FwError("the data changed since the run began: its images, targets or splits are not what they were",
+                      f"then: {before['images']}; now: {_data_facts(data)['images']}")  # fmt: skip
+
+
+
+def evaluate_run(folder: Path, index: Index, overrides: Sequence[str], display: Display) -> dict[str, Any]:
+    """Scores a finished run's model on its data, or on other data with the same classes."""
+    return evaluate(folder, index, overrides)
+
+
+def predict_run(folder: Path, index: Index, images: Sequence[Path], display: Display) -> list[dict[str, Any]]:
+    """Predictions of a finished run's model for images of any folder."""
+    return predict(folder, index, images)

@@ -1,0 +1,236 @@
+"""Train: the one loop. What a policy decides reaches it as data; nothing here knows which policy that is."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from framework import checkpoint
+from framework.contracts import Plan
+from framework.errors import FwError, Interrupted
+from framework.feed import Fed
+from framework.freezing import check_plan
+from framework.log import log_epoch
+from framework.measure import peak_device_mb, peak_rss_mb
+from framework.mixing import mix
+from framework.paths import require_paths
+from framework.recalibrate import recalibrate
+from framework.run import Run
+from framework.score import higher_is_better, score
+from framework.streams import stream_seed
+
+
+SETTLE_EVERY = {True: 1, False: 32}
+"""Batches between two looks at the loss: on a CPU it is there at once, elsewhere a look waits for the device."""
+
+
+def train(run: Run) -> None:
+    """Trains until the last epoch, the last step, or patience runs out.
+
+    A checkpoint is on disk after every epoch, every `checkpoint_every` steps, and before a signal stops the run.
+
+    Raises:
+        Interrupted: a signal asked to stop.
+        AuditFailed: a frozen tensor moved.
+        FwError: the loss is no number any more.
+    """
+    at = run.standing
+    while not run.is_over:
+        with run.clock.time("train"):
+            train_epoch(run)
+        with run.clock.time("validate"):
+            metrics = validate(run)
+        at.last = {"train.loss": mean_loss(run), **{f"val.{k}": v for k, v in metrics.items()}}
+        choose_best(run, metrics)
+        run.schedule.after_epoch(run.progress(), metrics.get(run.parts.recipe.train.monitor.removeprefix("val.")))
+        end_epoch(run)
+
+
+def train_epoch(run: Run) -> None:
+    """The batches that are left of the epoch under way."""
+    at = run.standing
+    while not run.epoch_is_over:
+        follow_policy(run)
+        run.parts.frozen.train()
+        for batch in run.feed.train_batches(at.epoch, at.batch):
+            add_gradient(run, batch)
+            at.batch += 1
+            if at.batch % run.parts.recipe.train.accumulate and at.batch < run.batches_per_epoch:
+                continue
+            take_step(run)
+            after_step(run)
+            if run.epoch_is_over or policy_is_due(run):
+                break  # a new plan may want other batches
+    run.settle()
+    require_finite(run)
+
+
+def add_gradient(run: Run, batch: Fed) -> None:
+    """Forward and backward of one batch, weighted by its share of the optimizer step's images."""
+    at, keys = run.standing, run.parts.recipe.train
+    count = len(batch.positions)
+    note_skipped(run, batch)
+    if not count:
+        return
+    torch.manual_seed(stream_seed(run.parts.recipe.seed, "step", at.epoch, at.batch))  # dropout, mixup
+    inputs, targets = mix(batch.inputs, batch.targets, keys, run.parts.data.task)
+    with run.autocast():
+        logits = run.feed.forward(inputs)
+        loss = run.parts.criterion(logits.float(), targets)
+    (loss * (count / images_of_step(run))).backward()  # type: ignore[no-untyped-call]
+    run.note_loss(loss, count)
+    at.images_trained += count
+
+
+def images_of_step(run: Run) -> int:
+    """How many images the optimizer step under way has, over all its batches."""
+    keys, at = run.parts.recipe.train, run.standing
+    first = at.batch - at.batch % keys.accumulate
+    last = min(first + keys.accumulate, run.batches_per_epoch)
+    return min(last * keys.batch_size, len(run.parts.data.train)) - first * keys.batch_size
+
+
+def take_step(run: Run) -> None:
+    """Clips the gradient where asked and moves the parameters and the learning rates."""
+    limit = run.parts.recipe.train.clip_norm
+    if limit:
+        nn.utils.clip_grad_norm_((p for group in run.parts.optimizer.param_groups for p in group["params"]), limit)
+    run.parts.optimizer.step()
+    run.parts.optimizer.zero_grad(set_to_none=True)
+    run.standing.step += 1
+    run.schedule.after_step(run.progress())
+
+
+def after_step(run: Run) -> None:
+    """Tells the display, writes the checkpoint that is due, and answers a signal."""
+    at, every = run.standing, run.parts.recipe.train.checkpoint_every
+    if len(run.pending) >= SETTLE_EVERY[run.parts.device.type == "cpu"]:
+        run.settle()
+        require_finite(run)
+        run.display.batch({"epoch": at.epoch, "step": at.step, "steps": run.steps, "loss": mean_loss(run),
+                           "images": at.images_trained, "memory_mb": peak_rss_mb()})  # fmt: skip
+    if every and at.step % every == 0 and not run.epoch_is_over:
+        checkpoint.save(run)
+    stop_if_asked(run)
+
+
+def mean_loss(run: Run) -> float:
+    """The mean training loss of the epoch under way."""
+    return run.standing.loss_sum / max(1, run.standing.images)
+
+
+def require_finite(run: Run) -> None:
+    """
+    Raises:
+        FwError: the loss is no number any more.
+    """
+    if not math.isfinite(run.standing.loss_sum):
+        raise FwError(f"the loss is {run.standing.loss_sum} at step {run.standing.step} of epoch {run.standing.epoch + 1}",
+                      "lower optimizer.lr, or set train.clip_norm")  # fmt: skip
+
+
+def stop_if_asked(run: Run) -> None:
+    """
+    Raises:
+        Interrupted: a signal has come; the checkpoint is on disk.
+    """
+    if run.stop:
+        checkpoint.save(run)
+        raise Interrupted(f"stopped after step {run.standing.step} of {run.steps}; the checkpoint is written",
+                          f"continue with: fw resume {run.folder}", run.stop.signal_number)  # fmt: skip
+
+
+def note_skipped(run: Run, batch: Fed) -> None:
+    """Remembers which images could not be read, by name, once."""
+    for position, reason in batch.skipped:
+        run.standing.skipped[run.parts.data.train.names[position]] = reason
+
+
+def validate(run: Run) -> dict[str, float]:
+    """Metrics of the validation split under the network as it is."""
+    run.parts.frozen.eval()
+    scores = score(run.feed, run.parts.data.val, run.parts.data.task, run.parts.criterion, run.parts.metrics,
+                   run.autocast, lambda: stop_if_asked(run))  # fmt: skip
+    run.standing.skipped.update({run.parts.data.val.names[p]: reason for p, reason in scores.skipped})
+    return scores.metrics
+
+
+def choose_best(run: Run, metrics: dict[str, float]) -> None:
+    """Keeps the network of the best epoch, and stops when patience has run out."""
+    at, keys = run.standing, run.parts.recipe.train
+    value = metrics.get(keys.monitor.removeprefix("val."), math.nan)
+    sign = 1 if higher_is_better(keys.monitor, run.parts.metrics) else -1
+    if not at.best.epoch or sign * value > sign * at.best.value:
+        at.best.epoch, at.best.value, at.best.metrics = at.epoch + 1, value, dict(metrics)
+        checkpoint.save_best(run)
+    at.stopped_early = bool(keys.patience) and at.epoch + 1 - at.best.epoch >= keys.patience
+
+
+def end_epoch(run: Run) -> None:
+    """Logs the epoch, begins the next, writes the checkpoint and tells whoever watches."""
+    at = run.standing
+    rates = sorted({float(group["lr"]) for group in run.parts.optimizer.param_groups}, reverse=True)
+    at.epoch, at.batch, at.loss_sum, at.images = at.epoch + 1, 0, 0.0, 0
+    log_epoch(run, rates)
+    facts: dict[str, Any] = {"epoch": at.epoch, "epochs": run.epochs, "step": at.step, "metrics": dict(at.last),
+                             "lr": rates[0], "images_per_s": images_per_s(run)}  # fmt: skip
+    checkpoint.save(run)
+    run.watchers.tell("fw_checkpoint_written", epoch=at.epoch, step=at.step, path=str(checkpoint.path_of(run.folder)))
+    run.watchers.tell("fw_epoch_ended", **facts, network=run.parts.network)
+    run.display.epoch({**facts, "memory_mb": peak_rss_mb(), "device_mb": peak_device_mb(run.parts.device),
+                       "seconds": run.clock.seconds.get("train", 0.0) + run.clock.seconds.get("validate", 0.0)})  # fmt: skip
+    stop_if_asked(run)
+
+
+def images_per_s(run: Run) -> float:
+    """Training images per second of training, over the whole run so far."""
+    return run.standing.images_trained / max(run.clock.seconds.get("train", 0.0), 1e-9)
+
+
+def policy_is_due(run: Run) -> bool:
+    """Whether the policy wants to be asked before the next step."""
+    at, moments = run.standing, run.parts.policy.moments()
+    if at.asked_at == at.step:
+        return False
+    begins = at.batch == 0 and (at.epoch in moments.epochs or (moments.every_epoch and at.epoch > 0))
+    fractions = {math.ceil(fraction * run.steps) for fraction in moments.fractions}
+    return begins or at.step in moments.steps or at.step in fractions
+
+
+def follow_policy(run: Run) -> None:
+    """Asks the policy where it is due, and puts a new plan in force."""
+    if not policy_is_due(run):
+        return
+    run.standing.asked_at = run.standing.step
+    plan = run.parts.policy.next(run.parts.model.layout, run.progress())
+    if plan is not None and plan != run.parts.frozen.plan:
+        change_plan(run, plan)
+
+
+def change_plan(run: Run, plan: Plan) -> None:
+    """Everything that depends on the plan follows: audit, modes, optimizer, schedule, batches."""
+    check_plan(run.parts.model.layout, plan, run.parts.recipe.parts["freezing"].use)
+    run.parts.frozen.auditor.close()
+    change = run.parts.frozen.apply(plan)
+    run.parts.groups.follow(plan)
+    begin_plan(run)
+    {"continue": lambda: None, "restart": run.schedule.restart, "warm_up": run.schedule.warm_up}[plan.schedule]()
+    run.feed.follow(plan)
+    run.watchers.tell("fw_plan_changed", epoch=run.standing.epoch, step=run.standing.step,
+                      trainable=sorted(plan.trainable), added=change.added, removed=change.removed)  # fmt: skip
+    run.display.note(f"plan changed before step {run.standing.step + 1}: {len(plan.trainable)} tensors train "
+                     f"(+{len(change.added)} -{len(change.removed)})")  # fmt: skip
+
+
+def begin_plan(run: Run) -> None:
+    """What every plan begins with: new statistics where it wants them, a check that gradients arrive, the audit."""
+    plan = run.parts.frozen.plan
+    recalibrated = recalibrate(run)
+    require_paths(run)
+    run.parts.frozen.auditor.open(plan)
+    run.standing.movable |= recalibrated | checkpoint.movable(run.parts)
+
+

@@ -1,0 +1,234 @@
+"""Trained: a finished run's model, to look at, to predict with, and to score on other data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from framework import results, rundir
+from framework.assemble import Builder, place, require_monitor, set_threads
+from framework.contracts import Data, InputSpec, Pipeline, Split, UnreadableImage
+from framework.data import Images, class_counts, loader
+from framework.errors import FwError, Problem, RecipeError
+from framework.feed import Fed
+from framework.index import Index
+from framework.measure import pick_device
+from framework.recipe import Recipe, check
+from framework.score import score, to_probabilities
+from framework.sources import read_document
+from framework.task import Task
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+MAY_BE_SET = ("data", "engine", "transform")
+MAY_BE_SET_OF_TRAIN = ("batch_size", "workers", "precision")
+
+
+@attrs.frozen(eq=False)
+class Trained:
+    """A model as a run left it.
+
+    Attributes:
+        module: images (N, C, H, W) -> logits (N, classes), in eval mode.
+        transform: one image -> tensor (C, H, W), as in the run's evaluation.
+        classes: names, by logit column.
+        task: multiclass or multilabel.
+        input: what the module expects of an image.
+        summary: the run's.
+    """
+
+    module: nn.Module
+    transform: Pipeline
+    classes: tuple[str, ...]
+    task: Task
+    input: InputSpec
+    summary: Mapping[str, Any]
+
+    def predict(self, images: Iterable[Image | Tensor | str | Path], batch_size: int = 32) -> Tensor:
+        """Probabilities (N, classes) of images: PIL, uint8 tensors (C, H, W), or paths.
+
+        Raises:
+            FwError: an image that cannot be read.
+        """
+        device = next(self.module.parameters()).device
+        found = [self.transform(self._opened(image)) for image in images]
+        if not found:
+            return torch.empty(0, len(self.classes))
+        with torch.inference_mode():
+            chunks = [self.module(torch.stack(found[at : at + batch_size]).to(device)).float().cpu()
+                      for at in range(0, len(found), batch_size)]  # fmt: skip
+        return to_probabilities(torch.cat(chunks), self.task)
+
+    def _opened(self, image: Image | Tensor | str | Path) -> Any:
+        if not isinstance(image, (str, Path)):
+            return image
+        try:
+            return open_picture(Path(image))
+        except UnreadableImage as error:
+            raise FwError(f"image {str(image)!r} cannot be read: {error}") from error
+
+
+def open_picture(path: Path) -> Image:
+    """A picture, upright, in RGB or greyscale.
+
+    Raises:
+        UnreadableImage: it is missing or cannot be decoded.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as image:
+            upright = ImageOps.exif_transpose(image)
+            return upright if upright.mode == "L" else upright.convert("RGB")
+    except FileNotFoundError:
+        raise UnreadableImage("there is no such file") from None
+    except Exception as error:  # PIL raises many kinds for damaged files
+        raise UnreadableImage(str(error) or type(error).__name__) from error
+
+
+def read_trained(folder: Path, index: Index, overrides: Sequence[str] = ()) -> tuple[Recipe, Builder, Trained]:
+    """A finished run's recipe, its builder, and its model.
+
+    Raises:
+        FwError: no finished run, a damaged model, or overrides that would make it another one.
+    """
+    recipe = _recipe(folder, index, overrides)
+    tensors, facts = results.load_model(folder / rundir.MODEL)
+    set_threads(recipe.engine.threads)
+    builder = Builder(recipe, index)
+    task = Task(facts["task"], tuple(facts["classes"]))
+    model = builder.model(task, bare=True)
+    try:
+        model.network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise FwError(f"{folder / rundir.MODEL} does not fit the network of its recipe: {error}") from error
+    place(model.network, pick_device(recipe.engine.device), recipe.engine.memory_format)
+    model.network.eval()
+    import json
+
+    summary = json.loads((folder / rundir.SUMMARY).read_text()) if rundir.is_finished(folder) else {}
+    return recipe, builder, Trained(model.network, builder.pipeline("eval", model.spec), task.classes, task, model.spec, summary)
+
+
+def _recipe(folder: Path, index: Index, overrides: Sequence[str]) -> Recipe:
+    file = folder / rundir.RECIPE
+    if not file.is_file():
+        raise FwError(f"{folder} is no run directory: it has no {rundir.RECIPE}")
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        table, _, rest = key.partition(".")
+        if table not in MAY_BE_SET and not (table == "train" and rest in MAY_BE_SET_OF_TRAIN):
+            raise RecipeError([Problem(f"a finished run's {key!r} cannot be set: its model would be another one", None,
+                                       ("data.*, transform.eval.* and engine.* may be set",))])  # fmt: skip
+    return check(read_document(file, overrides), index)
+
+
+def evaluate(folder: Path, index: Index, overrides: Sequence[str]) -> dict[str, Any]:
+    """Scores a run's model on the validation and test splits of its data, or of other data with the same classes.
+
+    Raises:
+        FwError: other classes than the model's, and what `read_trained` raises.
+    """
+    recipe, builder, trained = read_trained(folder, index, overrides)
+    data = builder.data()
+    _require_same_classes(trained.task, data.task)
+    metrics = builder.metrics(data.task)
+    require_monitor(recipe, metrics, data.task)
+    feed = _Reader(recipe, trained)
+    counts = class_counts(data.train, data.task.num_classes)
+    criterion = builder.part("loss").build(data.task, counts)
+    if isinstance(criterion, nn.Module):
+        criterion.to(feed.device)
+    found = {
+        name: score(feed, split, data.task, criterion, metrics, feed.autocast)
+        for name, split in _scored_splits(data)
+    }
+    return {
+        "run_dir": str(folder),
+        "data": {"fingerprint": data.fingerprint, "images": {name: len(s.positions) for name, s in found.items()}},
+        "metrics": {name: scores.metrics for name, scores in found.items()},
+        "skipped_images": {split.names[p]: reason for name, split in _scored_splits(data) for p, reason in found[name].skipped},
+        "transfer": trained.summary.get("transfer"),
+    }
+
+
+def _scored_splits(data: Data) -> Iterator[tuple[str, Split]]:
+    yield "val", data.val
+    if data.test is not None:
+        yield "test", data.test
+
+
+def _require_same_classes(model: Task, data: Task) -> None:
+    if model != data:
+        raise FwError(f"the model knows the {model.kind} classes {', '.join(model.classes[:6])}, "
+                      f"the data has the {data.kind} classes {', '.join(data.classes[:6])}",
+                      "score it on data with the same classes in the same order")  # fmt: skip
+
+
+class _Reader:
+    """The feed of a model that is only scored."""
+
+    def __init__(self, recipe: Recipe, trained: Trained) -> None:
+        self.recipe, self.trained = recipe, trained
+        self.device = next(trained.module.parameters()).device
+
+    def batches(self, split: Split) -> Iterator[Fed]:
+        keys = self.recipe.train
+        images = Images(split, self.trained.transform, self.recipe.seed, self.recipe.parts["data"].core.on_error)
+        for batch in loader(images, list(range(len(split))), 0, keys.batch_size, keys.workers):
+            yield Fed(batch.images.to(self.device), split.targets[batch.positions].to(self.device), batch.positions, batch.skipped)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.trained.module(inputs)
+        return logits
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self.recipe.train.precision == "fp32" else torch.autocast(self.device.type, torch.bfloat16)
+
+
+def predict(folder: Path, index: Index, images: Sequence[Path]) -> list[dict[str, Any]]:
+    """One row an image: `image`, `predicted`, a probability per class; or `image` and `error`.
+
+    Args:
+        folder: a finished run.
+        images: files, or folders of which every picture is taken.
+
+    Raises:
+        FwError: a path that is not there, a folder without pictures.
+    """
+    paths = [file for path in images for file in pictures_in(path)]
+    _, _, trained = read_trained(folder, index)
+    return [_predicted(path, trained) for path in paths]
+
+
+def _predicted(path: Path, trained: Trained) -> dict[str, Any]:
+    try:
+        probabilities = trained.predict([open_picture(path)])[0].tolist()
+    except UnreadableImage as error:
+        return {"image": str(path), "error": str(error)}
+    named = {f"p_{name}": value for name, value in zip(trained.classes, probabilities, strict=True)}
+    return {"image": str(path), "predicted": results.predicted_words(probabilities, trained.task), **named}
+
+
+def pictures_in(path: Path) -> list[Path]:
+    """The file itself, or the pictures of a folder and those below it, sorted.
+
+    Raises:
+        FwError: there is nothing at `path`, or no picture in it.
+    """
+    if path.is_dir():
+        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURES)
+        if found:
+            return found
+        raise FwError(f"the folder {path} holds no pictures", f"pictures end in {', '.join(PICTURES)}")
+    if not path.exists():
+        raise FwError(f"there is no file {path}")
+    return [path]
