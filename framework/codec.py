@@ -34,12 +34,16 @@ def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Json:
         tensors[name] = plain_tensor(value)
         return {"tensor": name}
     if isinstance(value, Mapping):
-        return {"dict": [[_pack(k, f"{name}.key", tensors), _pack(v, f"{name}.{k}", tensors)] for k, v in value.items()]}
+        return {
+            "dict": [[_pack(k, f"{name}.key", tensors), _pack(v, f"{name}.{k}", tensors)] for k, v in value.items()]
+        }
     if isinstance(value, (list, tuple)):
         kind = "tuple" if isinstance(value, tuple) else "list"
         return {kind: [_pack(item, f"{name}.{i}", tensors) for i, item in enumerate(value)]}
     if type(value) in _PLAIN:
         return value
+    if isinstance(value, torch.dtype):
+        return {"dtype": str(value).removeprefix("torch.")}
     if hasattr(value, "item"):
         return value.item()
     raise TypeError(f"{name} holds a {type(value).__name__}, which cannot be written without pickle")
@@ -52,6 +56,8 @@ def unpack(packed: Json, tensors: Mapping[str, Tensor]) -> Any:
     ((kind, inner),) = packed.items()
     if kind == "tensor":
         return tensors[inner].clone()
+    if kind == "dtype":
+        return getattr(torch, inner)
     if kind == "dict":
         return {unpack(k, tensors): unpack(v, tensors) for k, v in inner}
     items = [unpack(item, tensors) for item in inner]

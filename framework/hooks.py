@@ -68,7 +68,9 @@ class ComponentHooks:
 
     @hookspec
     def fw_losses(self) -> Components:
-        """Losses. `config.build(task: Task, class_counts: Sequence[int]) -> callable`.
+        """Losses. `config.build(task: Task, class_counts: Sequence[int], images: int) -> callable`.
+
+        `class_counts` are the training images that have each class, `images` is how many there are in all.
 
         The callable takes logits (N, classes) and targets (multiclass: int64 (N,), or float (N, classes) where
         mixup or cutmix is on; multilabel: float (N, classes)) and gives a scalar.
@@ -88,6 +90,7 @@ class ComponentHooks:
         """Schedulers. `config.build(optimizer, steps: int, epochs: int) -> Scheduler`.
 
         `steps` is the number of optimizer steps in the scheduler's span of the run, `epochs` the number of epochs.
+        Where `build` takes a further `every`, the recipe's key of that name may be "step" or "epoch" and is passed.
         """
         return ()
 
