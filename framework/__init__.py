@@ -10,6 +10,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from framework.api import Frozen as Frozen
+    from framework.api import RunResult as RunResult
+    from framework.api import freeze as freeze
+    from framework.api import load as load
+    from framework.api import run as run
     from framework.component import Bounds as Bounds
     from framework.component import Component as Component
     from framework.component import Count as Count
@@ -38,14 +43,20 @@ if TYPE_CHECKING:
     from framework.contracts import UnreadableImage as UnreadableImage
     from framework.contracts import WeightsInfo as WeightsInfo
     from framework.contracts import WeightsUnavailable as WeightsUnavailable
+    from framework.digests import file_digests as file_digests
     from framework.errors import FwError as FwError
     from framework.errors import name_hints as name_hints
     from framework.hooks import hookimpl as hookimpl
     from framework.signatures import config_from_signature as config_from_signature
+    from framework.signatures import recipe_arguments as recipe_arguments
+    from framework.splits import cut_split as cut_split
+    from framework.splits import make_data as make_data
     from framework.streams import stream_seed as stream_seed
     from framework.task import Task as Task
+    from framework.tracing import output_shape as output_shape
 
 _HOME = {
+    "api": ("Frozen", "RunResult", "freeze", "load", "run"),
     "component": (
         "Bounds", "Component", "Count", "Family", "Fraction", "NonNegative", "PositiveFloat", "PositiveInt", "key",
     ),
@@ -54,16 +65,19 @@ _HOME = {
         "Moments", "NormMode", "Pipeline", "Plan", "Progress", "Scheduler", "Split", "Stage", "UnreadableImage",
         "WeightsInfo", "WeightsUnavailable",
     ),
+    "digests": ("file_digests",),
     "errors": ("FwError", "name_hints"),
     "hooks": ("hookimpl",),
-    "signatures": ("config_from_signature",),
+    "signatures": ("config_from_signature", "recipe_arguments"),
+    "splits": ("cut_split", "make_data"),
     "streams": ("stream_seed",),
     "task": ("Task",),
+    "tracing": ("output_shape",),
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __version__ = "0.1.0"
-__all__ = sorted(_MODULE_OF)
+__all__ = [*_MODULE_OF]
 
 
 def __getattr__(name: str) -> Any:
@@ -74,4 +88,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return [*sorted(__all__), "__version__"]

@@ -58,7 +58,9 @@ class RunResult(Mapping[str, Any]):
         splits = [split for split in ("val", "test") if split in best]
         head = "".join(f"<th>{html.escape(split)}</th>" for split in splits)
         rows = "".join(
-            f"<tr><td>{html.escape(metric)}</td>" + "".join(f"<td>{best[s].get(metric, float('nan')):.4f}</td>" for s in splits) + "</tr>"
+            f"<tr><td>{html.escape(metric)}</td>"
+            + "".join(f"<td>{best[s].get(metric, float('nan')):.4f}</td>" for s in splits)
+            + "</tr>"
             for metric in best["val"]
         )
         title = html.escape(self.summary["heading"] or self.summary["name"])
@@ -149,7 +151,10 @@ def freeze(model: nn.Module, policy: str, *, image_size: int = 224, in_channels:
     index.require_sound()
     kind = KIND_OF_TABLE["freezing"]
     if index.find(kind.registry, policy) is None:
-        raise FwError(f"no freezing policy is called {policy!r}", "; ".join(name_hints(policy, index.names(kind.registry), "policies")))
+        raise FwError(
+            f"no freezing policy is called {policy!r}",
+            "; ".join(name_hints(policy, index.names(kind.registry), "policies")),
+        )
     component = index.catalog().component(kind.hook, policy)
     chosen: FreezingPolicy = make_config(component, to_plain(keys), "freezing").build()
     with torch.no_grad():

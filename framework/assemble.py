@@ -220,11 +220,11 @@ def place(network: nn.Module, device: torch.device, memory_format: str) -> None:
 
 def loss(builder: Builder, data: Data, device: torch.device) -> Criterion:
     """The loss, with the training split's class counts."""
-    made = builder.part("loss").build(data.task, class_counts(data.train, data.task.num_classes))
+    made = builder.part("loss").build(data.task, class_counts(data.train, data.task.num_classes), len(data.train))
     train = builder.recipe.train
     mixes = train.mixup or train.cutmix
     if mixes and not getattr(made, "supports_soft_targets", True):
-        raise FwError(f"the loss {builder.recipe.parts['loss'].use!r} takes no soft targets, which mixup and cutmix make",
+        raise FwError(f"the loss {builder.recipe.parts['loss'].use!r} takes no soft targets, as mixup and cutmix make",
                       'use "torch/CrossEntropyLoss", or set train.mixup and train.cutmix to 0')  # fmt: skip
     criterion: Criterion = made.to(device) if isinstance(made, nn.Module) else made
     return criterion
@@ -248,7 +248,7 @@ def require_monitor(recipe: Recipe, metrics: Mapping[str, Any], task: Task) -> N
     """
     name = recipe.train.monitor.removeprefix("val.")
     if name != "loss" and name not in metrics:
-        raise FwError(f"train.monitor = {recipe.train.monitor!r}, but that metric does not exist for a {task.kind} task",
+        raise FwError(f"train.monitor = {recipe.train.monitor!r}, but a {task.kind} task has no such metric",
                       f"choose one of: {', '.join(f'val.{n}' for n in ('loss', *metrics))}")  # fmt: skip
 
 
@@ -288,5 +288,3 @@ def _norm_words(modules: Sequence[str], layout: Layout, plan: Plan) -> str:
     if any(name in plan.recalibrate for name in norms):
         return "recalibrate"
     return "batch" if moving == len(norms) else "fixed" if not moving else f"{moving} of {len(norms)} batch"
-
-

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
@@ -24,10 +24,20 @@ Origins = Callable[[KeyPath, bool], Origin | None]
 """Where a value stands: (path of keys, whether the key rather than the value is meant) -> place."""
 
 _LOCATED = ("file:", "run:")
+_MAPPINGS = (dict, Mapping)
 
 
 class WrongValue(Exception):
-    """A value that a key does not accept; the message says what it got and what it takes."""
+    """A value that a key does not accept.
+
+    Args:
+        message: what it got and what it takes.
+        hint: a near value, or nothing.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 def bind(
@@ -61,10 +71,11 @@ def _converter() -> cattrs.Converter:
         converter.register_structure_hook(kind, _plain)
     converter.register_structure_hook_func(lambda kind: kind is WeightsSource, lambda value, _: _plain(value, str))
     converter.register_structure_hook_func(lambda kind: kind is types.NoneType, _none)
-    converter.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _literal)
+    converter.register_structure_hook_func(_is_literal, _literal)
     converter.register_structure_hook_func(_is_bounded, lambda value, kind: _bounded(converter, value, kind))
     converter.register_structure_hook_func(_is_union, lambda value, kind: _union(converter, value, kind))
     converter.register_structure_hook_func(_is_tuple, lambda value, kind: _tuple(converter, value, kind))
+    converter.register_structure_hook_func(_is_mapping, lambda value, kind: _mapping(converter, value, kind))
     converter.register_structure_hook_factory(attrs.has, lambda kind: _table_hook(converter, kind))
     return converter
 
@@ -97,11 +108,15 @@ def _none(value: Any, kind: Any) -> None:
         raise _wrong(value, kind)
 
 
+def _is_literal(kind: Any) -> bool:
+    return get_origin(kind) is Literal
+
+
 def _literal(value: Any, kind: Any) -> Any:
     if any(type(value) is type(choice) and value == choice for choice in get_args(kind)):
         return value
     hint = did_you_mean(value, [c for c in get_args(kind) if isinstance(c, str)]) if isinstance(value, str) else ""
-    raise WrongValue(f"{_show(value)} is not {describe(kind)}" + (f"; {hint}" if hint else ""))
+    raise WrongValue(f"{_show(value)} is not {describe(kind)}", hint)
 
 
 def _is_bounded(kind: Any) -> bool:
@@ -110,7 +125,10 @@ def _is_bounded(kind: Any) -> bool:
 
 def _bounded(converter: cattrs.Converter, value: Any, kind: Any) -> Any:
     inner, *extras = get_args(kind)
-    result = converter.structure(value, inner)
+    try:
+        result = converter.structure(value, inner)
+    except WrongValue:
+        raise _wrong(value, kind) from None
     for bounds in extras:
         complaint = bounds.complaint(result) if isinstance(bounds, Bounds) else None
         if complaint:
@@ -123,9 +141,11 @@ def _is_union(kind: Any) -> bool:
 
 
 def _union(converter: cattrs.Converter, value: Any, kind: Any) -> Any:
-    """The first member that accepts the value; where a table or array is meant, its own complaint is the useful one."""
+    """The first member that accepts the value, those of its very type first; where one member alone is meant, its own
+    complaint is the useful one.
+    """
     complaints: list[Exception] = []
-    for arm in get_args(kind):
+    for arm in sorted(get_args(kind), key=lambda arm: not _is_meant(value, arm, exactly=True)):
         try:
             return converter.structure(value, arm)
         except (WrongValue, cattrs.BaseValidationError) as error:
@@ -136,15 +156,15 @@ def _union(converter: cattrs.Converter, value: Any, kind: Any) -> Any:
     raise _wrong(value, kind)
 
 
-def _is_meant(value: Any, arm: Any) -> bool:
-    base = get_args(arm)[0] if _is_bounded(arm) else arm
+def _is_meant(value: Any, arm: Any, exactly: bool = False) -> bool:
+    base = get_args(arm)[0] if get_origin(arm) is Annotated else arm
     if isinstance(value, Mapping):
-        return attrs.has(base) or get_origin(base) is dict
+        return attrs.has(base) or get_origin(base) in _MAPPINGS
     if isinstance(value, list):
         return get_origin(base) is tuple
     if get_origin(base) is Literal:
         return any(type(value) is type(choice) for choice in get_args(base))
-    return base is type(value) or (base is float and type(value) is int)
+    return base is type(value) or (base is float and type(value) is int and not exactly)
 
 
 def _is_tuple(kind: Any) -> bool:
@@ -155,20 +175,37 @@ def _tuple(converter: cattrs.Converter, value: Any, kind: Any) -> Any:
     if not isinstance(value, (list, tuple)):
         raise _wrong(value, kind)
     kinds = get_args(kind)
-    if kinds[-1] is Ellipsis:
-        kinds = (kinds[0],) * len(value)
-    if len(kinds) != len(value):
+    if kinds[-1] is not Ellipsis and len(kinds) != len(value):
         raise _wrong(value, kind)
+    kinds = _item_kinds(kind, len(value))
+    return tuple(_each(converter, enumerate(value), kinds, kind))
+
+
+def _each(
+    converter: cattrs.Converter, entries: Iterable[tuple[Any, Any]], kinds: Iterable[Any], whole: Any
+) -> list[Any]:
+    """Every entry bound to its kind, or all their complaints, each with the index or key of its entry."""
     items, errors = [], []
-    for index, (item, item_kind) in enumerate(zip(value, kinds, strict=True)):
+    for (place, item), kind in zip(entries, kinds, strict=True):
         try:
-            items.append(converter.structure(item, item_kind))
+            items.append(converter.structure(item, kind))
         except (WrongValue, cattrs.BaseValidationError) as error:
-            error.__notes__ = [*getattr(error, "__notes__", []), IterableValidationNote("", index, item_kind)]
+            error.__notes__ = [*getattr(error, "__notes__", []), IterableValidationNote("", place, kind)]
             errors.append(error)
     if errors:
-        raise cattrs.IterableValidationError("", errors, kind)
-    return tuple(items)
+        raise cattrs.IterableValidationError("", errors, whole)
+    return items
+
+
+def _is_mapping(kind: Any) -> bool:
+    return get_origin(kind) in _MAPPINGS
+
+
+def _mapping(converter: cattrs.Converter, value: Any, kind: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise _wrong(value, kind)
+    item_kind = get_args(kind)[1]
+    return dict(zip(value, _each(converter, value.items(), (item_kind,) * len(value), kind), strict=True))
 
 
 def _wrong(value: Any, kind: Any) -> WrongValue:
@@ -191,20 +228,25 @@ def _problems(
         known = [*(field.name for field in attrs.fields(error.cl)), *extra_keys]
         for name in sorted(error.extra_fields):
             hints = tuple(h for h in (did_you_mean(name, known), f"accepted keys: {', '.join(known)}") if h)
-            yield Problem(f"unknown key {name!r} in {_dotted(path)}", origins((*path, name), True), hints)
+            yield Problem(f"unknown key {name!r} in {_table_name(path)}", origins((*path, name), True), hints)
         return
     if isinstance(error, cattrs.BaseValidationError):
         for child in error.exceptions:
-            yield from _problems(child, error.cl, (*path, *_step(child)), origins, ())
+            step = _step(child)
+            yield from _problems(child, error.cl, (*path, *step), origins, () if step else extra_keys)
         return
-    if isinstance(error, KeyError) and not isinstance(error, WrongValue):
-        name = str(path[-1])
-        field = getattr(attrs.fields(config), name, None)
-        doc = field.metadata.get("doc", "") if field is not None else ""
-        accepts = f"{name} is {describe(field.type)}" + (f": {doc}" if doc else "") if field is not None else ""
-        yield Problem(f"{_dotted(path[:-1])} has no {name!r}", origins(path[:-1], True), (accepts,) if accepts else ())
+    if isinstance(error, KeyError):
+        yield _absent(str(path[-1]), config, path[:-1], origins)
         return
-    yield Problem(f"{_dotted(path)}: {error}", origins(path, False))
+    hint = getattr(error, "hint", "")
+    yield Problem(f"{_dotted(path)}: {error}", origins(path, False), (hint,) if hint else ())
+
+
+def _absent(name: str, config: Any, path: KeyPath, origins: Origins) -> Problem:
+    field = attrs.fields_dict(config)[name]
+    doc = field.metadata.get("doc", "")
+    accepts = f"{name} is {describe(field.type)}" + (f": {doc}" if doc else "")
+    return Problem(f"{_table_name(path)} has no {name!r}", origins(path, True), (accepts,))
 
 
 def _step(error: BaseException) -> KeyPath:
@@ -217,7 +259,11 @@ def _step(error: BaseException) -> KeyPath:
 
 
 def _dotted(path: KeyPath) -> str:
-    return ".".join(str(part) for part in path) or "the recipe"
+    return ".".join(str(part) for part in path)
+
+
+def _table_name(path: KeyPath) -> str:
+    return f"[{_dotted(path)}]" if path else "the recipe"
 
 
 def _resolve_paths(config: Any, table: Mapping[str, Any], path: KeyPath, origins: Origins) -> dict[str, Any]:
@@ -230,17 +276,38 @@ def _resolve_paths(config: Any, table: Mapping[str, Any], path: KeyPath, origins
 
 
 def _located(kind: Any, value: Any, path: KeyPath, origins: Origins) -> Any:
+    """One value with the relative paths in it made absolute; a union's first member that fits decides."""
+    arms = get_args(kind) if _is_union(kind) else (kind,)
+    if isinstance(value, Mapping):
+        return _located_table(arms, value, path, origins)
     if isinstance(value, list):
-        inner = next((a for a in (kind, *get_args(kind)) if get_origin(a) is tuple), None)
-        item = get_args(inner)[0] if inner is not None else None
-        return [_located(item, entry, (*path, index), origins) for index, entry in enumerate(value)]
+        items = _item_kinds(next((arm for arm in arms if get_origin(arm) is tuple), None), len(value))
+        pairs = enumerate(zip(items, value, strict=True))
+        return [_located(item, entry, (*path, position), origins) for position, (item, entry) in pairs]
     if not isinstance(value, str):
         return value
+    scheme = next((s for s in _LOCATED if value.startswith(s)), "") if WeightsSource in arms else ""
+    return scheme + _absolute(value[len(scheme) :], path, origins) if scheme or Path in arms else value
+
+
+def _located_table(arms: Sequence[Any], value: Mapping[str, Any], path: KeyPath, origins: Origins) -> Mapping[str, Any]:
+    table = next((arm for arm in arms if attrs.has(arm)), None)
+    if table is not None:
+        return _resolve_paths(table, value, path, origins)
+    item = next((get_args(arm)[1] for arm in arms if get_origin(arm) in _MAPPINGS), None)
+    return {name: _located(item, entry, (*path, name), origins) for name, entry in value.items()}
+
+
+def _item_kinds(kind: Any, length: int) -> tuple[Any, ...]:
+    kinds = get_args(kind)
+    if kinds and kinds[-1] is Ellipsis:
+        return (kinds[0],) * length
+    return kinds if len(kinds) == length else (None,) * length
+
+
+def _absolute(value: str, path: KeyPath, origins: Origins) -> str:
     origin = origins(path, False)
-    folder = Path(origin.folder if origin else ".")
-    if kind is Path or Path in get_args(kind):
-        return str((folder / Path(value).expanduser()).absolute())
-    scheme = next((s for s in _LOCATED if value.startswith(s)), None)
-    if kind is WeightsSource and scheme:
-        return scheme + str((folder / Path(value[len(scheme) :]).expanduser()).absolute())
-    return value
+    try:
+        return str((Path(origin.folder if origin else ".") / Path(value).expanduser()).absolute())
+    except RuntimeError:  # a ~name that no user has
+        return value

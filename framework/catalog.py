@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 import pluggy
@@ -20,6 +22,10 @@ from framework.hooks import (
     RunHooks,
 )
 
+if TYPE_CHECKING:
+    from importlib.metadata import Distribution
+
+T = TypeVar("T")
 HOOK_NAMES = (*(kind.hook for kind in KINDS), *RUN_HOOKS)
 
 
@@ -32,6 +38,7 @@ class PluginSource:
         distribution, version: the installed package that brings it.
         module: the module (or `module:object`) that the entry point names.
         load: imports it and gives the object that carries the hooks.
+        requires: the requirements of its distribution.
     """
 
     name: str
@@ -39,6 +46,7 @@ class PluginSource:
     version: str
     module: str
     load: Callable[[], object]
+    requires: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, plugin: object, name: str, distribution: str = "local") -> PluginSource:
@@ -67,12 +75,21 @@ def installed_plugins() -> list[PluginSource]:
     """The plugins of every installed distribution, found through entry points, not imported."""
     from importlib.metadata import entry_points
 
+    facts: dict[int, tuple[str, str, tuple[str, ...]]] = {}
     found = []
     for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
-        dist = point.dist
-        name, version = (dist.name, dist.version) if dist is not None else ("unknown", "0")
-        found.append(PluginSource(point.name, name, version, point.value, point.load))
+        known = facts.get(id(point.dist)) or facts.setdefault(id(point.dist), _distribution_facts(point.dist))
+        name, version, requires = known
+        found.append(PluginSource(point.name, name, version, point.value, point.load, requires))
     return found
+
+
+def _distribution_facts(distribution: Distribution | None) -> tuple[str, str, tuple[str, ...]]:
+    """Name, version, and what it requires; the metadata are parsed once, for that is what takes time."""
+    if distribution is None:
+        return "unknown", "0", ()
+    metadata = distribution.metadata
+    return metadata["Name"], metadata["Version"], tuple(metadata.get_all("Requires-Dist") or ())
 
 
 @attrs.frozen
@@ -93,8 +110,9 @@ class LoadedPlugin:
         Raises:
             BrokenPlugin: the hook fails or yields something else.
         """
-        for yielded in _guarded(self.source, lambda: getattr(self.manager.hook, hook)()):
-            for item in _guarded(self.source, lambda yielded=yielded: list(yielded or ())):
+        for yielded in guarded(getattr(self.manager.hook, hook)):
+            items: list[Any] = guarded(partial(list, yielded or ()))
+            for item in items:
                 if not isinstance(item, (Component, Family)):
                     raise BrokenPlugin(f"{hook} gave {item!r}, which is neither a Component nor a Family")
                 yield item
@@ -111,21 +129,21 @@ def load_plugin(source: PluginSource) -> LoadedPlugin:
         BrokenPlugin: it cannot be imported, with the reason and its place.
         MisspeltHook: it implements a hook that does not exist.
     """
-    plugin = _guarded(source, source.load)
+    plugin = guarded(source.load)
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(ComponentHooks)
     manager.add_hookspecs(RunHooks)
     _refuse_misspelt(source, plugin, manager)
-    _guarded(source, lambda: manager.register(plugin, name=source.name))
+    guarded(lambda: manager.register(plugin, name=source.name))
     return LoadedPlugin(source, manager)
 
 
 def _refuse_misspelt(source: PluginSource, plugin: object, manager: pluggy.PluginManager) -> None:
     for name in dir(plugin):
-        member = getattr(plugin, name, None)
-        if not callable(member) or isinstance(member, type):
+        member = inspect.getattr_static(plugin, name, None)
+        if not callable(getattr(member, "__func__", member)) or isinstance(member, type):
             continue
-        marked = manager.parse_hookimpl_opts(plugin, name) is not None
+        marked = guarded(partial(manager.parse_hookimpl_opts, plugin, name)) is not None
         if marked and name not in HOOK_NAMES:
             hint = did_you_mean(name, HOOK_NAMES) or f"hooks: {', '.join(HOOK_NAMES)}"
             raise MisspeltHook(f"plugin {source.label} implements {name!r} at {source_place(member)}, which is no hook",
@@ -135,16 +153,29 @@ def _refuse_misspelt(source: PluginSource, plugin: object, manager: pluggy.Plugi
                                "put @framework.hookimpl above it")  # fmt: skip
 
 
-def _guarded(source: PluginSource, action: Callable[[], Any]) -> Any:
+def guarded(action: Callable[[], T]) -> T:
+    """What a plugin's code gives.
+
+    Raises:
+        BrokenPlugin: whatever it raises, with the place; leaving the process counts too.
+    """
     try:
         return action()
-    except FwError:
+    except BrokenPlugin:
         raise
-    except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        last = frames[-1] if frames else None
-        place = f" at {last.filename}:{last.lineno}" if last else ""
-        raise BrokenPlugin(f"{type(error).__name__}: {error}{place}") from error
+    except (Exception, SystemExit) as error:
+        said = error.message if isinstance(error, FwError) else str(error)
+        kind = "" if isinstance(error, FwError) else f"{type(error).__name__}: "
+        raise BrokenPlugin(f"{kind}{said.strip()}{_place_of(error)}") from error
+
+
+def _place_of(error: BaseException) -> str:
+    """Where a plugin failed: the last line that is not the import machinery's."""
+    if isinstance(error, SyntaxError):
+        return ""  # its text says so
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f.filename]
+    last = frames[-1] if frames else None
+    return f" at {last.filename}:{last.lineno}" if last and last.filename != __file__ else ""
 
 
 class Catalog:
@@ -170,14 +201,25 @@ class Catalog:
         if owner is None:
             raise FwError(f"no plugin offers {name!r} through {hook}")
         for item in self._load(owner).offers(hook):
-            found = _member(item, name)
+            found = self._member(owner, item, name)
             if found is not None:
                 return found
         raise FwError(f"plugin {self._sources[owner].label} no longer offers {name!r}")
 
-    def watchers(self, hook: str, plugins: Iterable[str]) -> list[Callable[..., Any]]:
-        """The implementations of a run hook in these plugins, one by one so that each can fail alone."""
-        return [impl.function for name in plugins for impl in getattr(self._load(name).manager.hook, hook).get_hookimpls()]
+    def tell(self, plugin: str, hook: str, facts: Mapping[str, Any]) -> None:
+        """Calls one plugin's implementation of a run hook; what it raises comes through."""
+        getattr(self._load(plugin).manager.hook, hook)(facts=facts)
+
+    def _member(self, owner: str, item: Component | Family, name: str) -> Component | None:
+        if isinstance(item, Component):
+            return item if item.name == name else None
+        prefix, _, rest = name.partition("/")
+        if prefix != item.prefix or not rest:
+            return None
+        try:
+            return guarded(lambda: item.member(rest))
+        except BrokenPlugin as error:
+            raise FwError(f"plugin {self._sources[owner].label} cannot make {name!r}: {error}") from error
 
     def _load(self, name: str) -> LoadedPlugin:
         if name not in self._loaded:
@@ -186,12 +228,3 @@ class Catalog:
             except BrokenPlugin as error:
                 raise FwError(f"plugin {self._sources[name].label} is broken: {error}") from error
         return self._loaded[name]
-
-
-def _member(item: Component | Family, name: str) -> Component | None:
-    if isinstance(item, Component):
-        return item if item.name == name else None
-    prefix, _, rest = name.partition("/")
-    return item.member(rest) if prefix == item.prefix and rest else None
-
-

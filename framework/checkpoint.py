@@ -14,9 +14,14 @@ from framework.contracts import Plan
 from framework.errors import FwError
 from framework.files import load_tensors, save_tensors
 from framework.freezing import all_tensors, allowed_to_move
-from framework.run import Run, Standing
+from framework.running import Run, Standing
 
-BASE, BEST, LAST, PREVIOUS = "base.safetensors", "best.safetensors", "checkpoint.safetensors", "checkpoint-1.safetensors"
+BASE, BEST, LAST, PREVIOUS = (
+    "base.safetensors",
+    "best.safetensors",
+    "checkpoint.safetensors",
+    "checkpoint-1.safetensors",
+)
 
 
 def path_of(folder: Path) -> Path:
@@ -62,7 +67,12 @@ def save(run: Run) -> None:
     facts = {
         "recipe": run.parts.recipe.to_toml(),
         "standing": run.standing.to_json(),
-        "plan": {"trainable": dict(plan.trainable), "batch_stats": sorted(plan.batch_stats), "schedule": plan.schedule},
+        "plan": {
+            "trainable": dict(plan.trainable),
+            "batch_stats": sorted(plan.batch_stats),
+            "recalibrate": sorted(plan.recalibrate),
+            "schedule": plan.schedule,
+        },
         "policy": run.parts.policy.state(),
         "groups": run.parts.groups.members,
         "optimizer": optimizer,
@@ -97,11 +107,14 @@ def read(folder: Path) -> tuple[dict[str, Tensor], Any] | None:
 
 def restore(run: Run, tensors: dict[str, Tensor], facts: Any) -> None:
     """Puts a run where a checkpoint left it."""
-    put_tensors(run.parts.network, {name.removeprefix("network/"): t for name, t in tensors.items() if name.startswith("network/")})
+    put_tensors(
+        run.parts.network,
+        {name.removeprefix("network/"): t for name, t in tensors.items() if name.startswith("network/")},
+    )
     run.standing = Standing.from_json(facts["standing"])
     run.parts.policy.restore(facts["policy"])
     kept = facts["plan"]
-    plan = Plan(kept["trainable"], frozenset(kept["batch_stats"]), frozenset(), kept["schedule"])
+    plan = Plan(kept["trainable"], frozenset(kept["batch_stats"]), frozenset(kept["recalibrate"]), kept["schedule"])
     run.parts.frozen.apply(plan)
     run.parts.groups.place(facts["groups"])
     run.parts.optimizer.load_state_dict(unpack(facts["optimizer"], tensors))

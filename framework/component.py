@@ -21,7 +21,7 @@ class Bounds:
 
     def complaint(self, value: float) -> str | None:
         """What `value` breaks, in words, or None if it lies in the range."""
-        rules = (
+        rules: tuple[tuple[float | None, str, Callable[[float], bool]], ...] = (
             (self.gt, "greater than", lambda limit: value > limit),
             (self.ge, "at least", lambda limit: value >= limit),
             (self.lt, "less than", lambda limit: value < limit),

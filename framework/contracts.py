@@ -49,6 +49,19 @@ class InputSpec:
     crop_pct: float = 0.875
     channels: int = 3
 
+    def for_channels(self, channels: int) -> InputSpec:
+        """The same for images of another number of channels: means and deviations averaged for one, else repeated."""
+        if channels == self.channels:
+            return self
+        mean, std = _for_channels(self.mean, channels), _for_channels(self.std, channels)
+        return attrs.evolve(self, channels=channels, mean=mean, std=std)
+
+
+def _for_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    if channels == 1:
+        return (sum(values) / len(values),)
+    return tuple(values[index % len(values)] for index in range(channels))
+
 
 @attrs.frozen
 class BackboneRequest:
@@ -405,6 +418,7 @@ class Pipeline:
         return self.deterministic_steps == len(self.steps)
 
     def __call__(self, image: ImageLike) -> Tensor:
+        """The tensor of one image."""
         value: Any = image
         for step in self.steps:
             value = step(value)

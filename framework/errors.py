@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from unicodedata import east_asian_width
 
 import attrs
+
+_CLEARLY = 0.15
 
 
 class FwError(Exception):
@@ -13,19 +16,24 @@ class FwError(Exception):
 
     Args:
         message: what is wrong, in one sentence.
-        hint: what to do about it.
+        hint: what to do about it; each of several stands on its own line.
     """
 
     exit_code = 2
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, hint: str | Iterable[str] = "") -> None:
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.hints = tuple(text for text in ([hint] if isinstance(hint, str) else hint) if text)
+
+    @property
+    def hint(self) -> str:
+        """All hints as one text."""
+        return "; ".join(self.hints)
 
     def render(self) -> str:
         """The whole text as printed on standard error."""
-        return f"error: {self.message}" + (f"\n  help: {self.hint}" if self.hint else "")
+        return "\n".join([f"error: {self.message}", *(f"  help: {hint}" for hint in self.hints)])
 
     def __str__(self) -> str:
         return self.render().removeprefix("error: ")
@@ -70,14 +78,21 @@ class Origin:
     folder: str = "."
 
     def render(self) -> str:
-        """`file:line:column`, the source line, and a caret under the value."""
+        """`file:line:column`, the source line, and a caret under the value; of an argument only the latter two."""
         place = f"{self.source}:{self.line}:{self.column}" if self.line else self.source
         if not self.text:
             return f"  --> {place}"
+        head = "" if self.text.startswith(self.source) else f"  --> {place}\n"
         number = str(self.line or "")
         gutter = " " * len(number)
-        caret = " " * (self.column - 1) + "^" * max(1, self.width)
-        return f"  --> {place}\n {gutter} |\n {number} | {self.text}\n {gutter} | {caret}"
+        caret = _blank(self.text[: self.column - 1]) + "^" * max(1, self.width)
+        return f"{head} {gutter} |\n {number} | {self.text}\n {gutter} | {caret}"
+
+
+def _blank(text: str) -> str:
+    """Blanks as wide as `text` on a terminal, so that a caret below it stands where it should."""
+    widths = ("\t" if char == "\t" else " " * (2 if east_asian_width(char) in "WF" else 1) for char in text)
+    return "".join(widths)
 
 
 @attrs.frozen
@@ -115,15 +130,23 @@ def near_names(word: str, known: Iterable[str], most: int = 3) -> list[str]:
     """Names close to `word`, best first: whole names by similarity, then those that contain it."""
     names = list(dict.fromkeys(known))
     lowered = {name.lower(): name for name in reversed(names)}
-    close = [lowered[hit] for hit in difflib.get_close_matches(word.lower(), lowered, n=most, cutoff=0.6)]
-    containing = sorted((name for name in names if word and word.lower() in name.lower()), key=len)
+    close = [lowered[hit] for hit in _closest(word.lower(), list(lowered), most)]
+    containing = sorted((name for name in names if len(word) > 2 and word.lower() in name.lower()), key=len)
     return list(dict.fromkeys([*close, *containing]))[:most]
 
 
+def _closest(word: str, names: Sequence[str], most: int) -> list[str]:
+    """The most similar names, without those that are clearly less similar than the first."""
+    hits = difflib.get_close_matches(word, names, n=most, cutoff=0.6)
+    likeness = [difflib.SequenceMatcher(None, hit, word).ratio() for hit in hits]
+    return [hit for hit, like in zip(hits, likeness, strict=True) if like > likeness[0] - _CLEARLY]
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`did you mean 'x' or 'y'?`, or nothing where no name is near."""
-    near = near_names(word, known)
-    return f"did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
+    """`did you mean 'x', 'y' or 'z'?`, or nothing where no name is near."""
+    *others, last = [repr(name) for name in near_names(word, known)] or [""]
+    words = f"{', '.join(others)} or {last}" if others else last
+    return f"did you mean {words}?" if words else ""
 
 
 def name_hints(word: str, known: Sequence[str], what: str, most: int = 12) -> tuple[str, ...]:

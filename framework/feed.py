@@ -33,16 +33,8 @@ class Fed:
     skipped: tuple[tuple[int, str], ...]
 
 
-class Feed(Protocol):
-    """What the loop needs: batches of an epoch, batches of a split in order, and logits."""
-
-    def batches_per_epoch(self) -> int:
-        """How many batches an epoch of training has."""
-        ...
-
-    def train_batches(self, epoch: int, start: int) -> Iterator[Fed]:
-        """The batches of a training epoch from the `start`th on; a function of (seed, epoch) alone."""
-        ...
+class Reads(Protocol):
+    """What scoring needs: the batches of a split in order, and logits."""
 
     def batches(self, split: Split) -> Iterator[Fed]:
         """Every image of a split once, in order, transformed as for evaluation."""
@@ -50,6 +42,18 @@ class Feed(Protocol):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Logits (N, classes) of a batch's inputs."""
+        ...
+
+
+class Feed(Reads, Protocol):
+    """What the loop needs beside that: the batches of an epoch, and to follow the plan."""
+
+    def batches_per_epoch(self) -> int:
+        """How many batches an epoch of training has."""
+        ...
+
+    def train_batches(self, epoch: int, start: int) -> Iterator[Fed]:
+        """The batches of a training epoch from the `start`th on; a function of (seed, epoch) alone."""
         ...
 
     def follow(self, plan: Plan) -> None:
@@ -99,13 +103,16 @@ class WholeNetwork:
             return balanced_order(split.targets, self.run.data.task, generator)
         return torch.randperm(len(split), generator=generator).tolist()
 
-    def _fed(self, images: Images, split: Split, order: list[int], epoch: int, start: int, drop_last: bool) -> Iterator[Fed]:
+    def _fed(
+        self, images: Images, split: Split, order: list[int], epoch: int, start: int, drop_last: bool
+    ) -> Iterator[Fed]:
         device, pinned = self.run.device, self.run.device.type == "cuda"
-        layout = torch.channels_last if self.run.recipe.engine.memory_format == "channels_last" else torch.contiguous_format
+        layout = (
+            torch.channels_last if self.run.recipe.engine.memory_format == "channels_last" else torch.contiguous_format
+        )
         for batch in loader(images, order, epoch, self.keys.batch_size, self.keys.workers, start, drop_last, pinned):
             inputs = batch.images.to(device, non_blocking=pinned)
             if inputs.dim() == 4:
                 inputs = inputs.contiguous(memory_format=layout)
             targets = split.targets[batch.positions].to(device, non_blocking=pinned)
             yield Fed(inputs, targets, batch.positions, tuple(batch.skipped))
-

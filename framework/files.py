@@ -35,7 +35,9 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         os.replace(scratch, path)
         _sync(path.parent)
     except OSError as error:
-        raise FwError(f"cannot write {path}: {error.strerror or error}", "what stood there before is untouched") from error
+        raise FwError(
+            f"cannot write {path}: {error.strerror or error}", "what stood there before is untouched"
+        ) from error
     finally:
         scratch.unlink(missing_ok=True)
 
@@ -77,7 +79,8 @@ def tensor_digest(tensor: Tensor) -> str:
 
     data = tensor.detach().cpu().contiguous()
     digest = hashlib.sha256(f"{data.dtype}{tuple(data.shape)}".encode())
-    digest.update(data.view(-1).view(torch.uint8).numpy() if data.numel() else b"")
+    if data.numel():
+        digest.update(data.view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:32]
 
 

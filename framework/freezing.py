@@ -23,7 +23,7 @@ def check_plan(layout: Layout, plan: Plan, policy: str) -> None:
     _known({*plan.batch_stats, *plan.recalibrate}, sorted(layout.batch_norms), "norm layer with statistics", policy)
     if not plan.trainable:
         raise FwError(f"the policy {policy!r} trains nothing on this network",
-                      "give it a head with parameters (head.use), or a policy that trains part of the backbone")  # fmt: skip
+                      "take a head with parameters, or a policy that trains part of the backbone")  # fmt: skip
 
 
 def _known(names: Iterable[str], known: Iterable[str], what: str, policy: str) -> None:
@@ -162,7 +162,9 @@ class Auditor:
         if self.plan is None:
             return
         free = allowed_to_move(self.layout, self.plan)
-        changed = {name for name, tensor in all_tensors(self.network).items() if tensor_digest(tensor) != self.before[name]}
+        changed = {
+            name for name, tensor in all_tensors(self.network).items() if tensor_digest(tensor) != self.before[name]
+        }
         self.moved |= changed - free
         self.moved_by_plan |= changed & free
         self.ever_frozen |= self.before.keys() - free
@@ -194,7 +196,7 @@ class Auditor:
         if report["frozen_moved"]:
             names = ", ".join(report["frozen_moved_names"][:5])
             raise AuditFailed(f"{report['frozen_moved']} of {report['frozen_tensors']} frozen tensors moved: {names}",
-                              "something changed them behind the plan: a plugin, a hook, or a module that writes to itself")  # fmt: skip
+                              "something changed them behind the plan: a plugin, or a module that writes to itself")  # fmt: skip
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs to go on auditing from the beginning of the interval."""
@@ -210,7 +212,10 @@ class Auditor:
 
 def all_tensors(network: nn.Module) -> dict[str, Tensor]:
     """Every parameter and buffer by name, those that are not saved in a state dict included."""
-    return {**dict(network.named_parameters(remove_duplicate=False)), **dict(network.named_buffers(remove_duplicate=False))}
+    return {
+        **dict(network.named_parameters(remove_duplicate=False)),
+        **dict(network.named_buffers(remove_duplicate=False)),
+    }
 
 
 def allowed_to_move(layout: Layout, plan: Plan) -> set[str]:

@@ -99,5 +99,3 @@ class Groups:
 
 def _biases(layout: Layout) -> frozenset[str]:
     return layout.biases | {name for name in layout.norm_parameters if name.endswith("bias")}
-
-

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import hashlib
 import json
 import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from framework.catalog import (
     LoadedPlugin,
     MisspeltHook,
     PluginSource,
+    guarded,
     installed_plugins,
     load_plugin,
 )
@@ -30,7 +33,9 @@ from framework.hooks import KIND_OF_REGISTRY, KINDS, Kind
 from framework.shapes import decode_class, encode_fields
 from framework.tables import core_keys
 
-FORMAT = 3
+FORMAT = 4
+_SHAPED_BY = ("catalog", "component", "hooks", "index", "shapes", "signatures", "tables")
+"""The modules of the framework on which a record depends."""
 
 
 @attrs.frozen(slots=False)
@@ -124,15 +129,17 @@ class Index:
         for card in (card for record in self.plugins for card in record.cards):
             first = seen.setdefault((card.registry, card.name), card)
             if first is not card:
-                noun = KIND_OF_REGISTRY[card.registry].noun
-                found.append(
-                    DuplicateName(
-                        f"two plugins offer the {noun} {card.name!r}: {self._label(first)} at {first.place} "
-                        f"and {self._label(card)} at {card.place}",
-                        "uninstall one of them, or rename its component",
-                    )
-                )
+                found.append(self._clash(first, card))
         return found
+
+    def _clash(self, first: Card, second: Card) -> DuplicateName:
+        what = f"the {KIND_OF_REGISTRY[first.registry].noun} {first.name!r}"
+        if first.plugin == second.plugin:
+            who = f"plugin {self._label(first)} offers {what} twice: at {first.place} and at {second.place}"
+            return DuplicateName(who, "rename one of them")
+        places = [f"{self._label(card)} at {card.place}" for card in (first, second)]
+        return DuplicateName(f"two plugins offer {what}: {' and '.join(places)}",
+                             "uninstall one of them, or rename its component")  # fmt: skip
 
     def _label(self, card: Card) -> str:
         return next(record.source.label for record in self.plugins if record.source.name == card.plugin)
@@ -158,26 +165,30 @@ def installed_index(announce: Callable[[str], None] = lambda line: None) -> Inde
     Args:
         announce: told, once, when plugins must be read, which takes seconds the first time.
     """
-    records = []
-    told = False
-    for source in installed_plugins():
-        file = _cache_file(source)
-        record = _read(file, source)
-        if record is None:
-            if not told:
-                announce("indexing plugins (once per installed version) ...")
-                told = True
-            record = _record(source)
-            if not record.fault:
-                _write(file, record)
-        records.append(record)
-    return Index(tuple(records))
+    sources = installed_plugins()
+    files = [_cache_file(source) for source in sources]
+    cached = [_read(file, source) for file, source in zip(files, sources, strict=True)]
+    if None in cached:
+        announce("indexing plugins (once per installed version) ...")
+    return Index(tuple(
+        found if found is not None and not found.fault else _renewed(source, file, found)
+        for source, file, found in zip(sources, files, cached, strict=True)
+    ))  # fmt: skip
+
+
+def _renewed(source: PluginSource, file: Path, known: PluginRecord | None) -> PluginRecord:
+    """The record as read from the plugin; a broken one is tried each time, for what it lacked may be there now."""
+    record = _record(source)
+    if known is None or record.fault != known.fault:
+        _write(file, record)
+    return record
 
 
 def _record(source: PluginSource) -> PluginRecord:
     try:
-        plugin = load_plugin(source)
-        cards = tuple(card for kind in KINDS for card in _cards(plugin, kind))
+        with contextlib.redirect_stdout(sys.stderr):  # what a plugin prints must not mix with a command's output
+            plugin = load_plugin(source)
+            cards = tuple(card for kind in KINDS for card in _cards(plugin, kind))
         return PluginRecord(source, cards, plugin.run_hooks())
     except BrokenPlugin as error:
         return PluginRecord(source, fault=str(error))
@@ -188,10 +199,7 @@ def _record(source: PluginSource) -> PluginRecord:
 def _cards(plugin: LoadedPlugin, kind: Kind) -> Iterable[Card]:
     encoded: dict[tuple[type[Any], frozenset[str]], tuple[Any, str, str]] = {}
     for item in plugin.offers(kind.hook):
-        try:
-            components = list(item.members()) if isinstance(item, Family) else [item]
-        except Exception as error:
-            raise BrokenPlugin(f"{type(error).__name__}: {error}, while listing {item.prefix}/*") from error
+        components = guarded(partial(_members, item))
         for component in components:
             shared = (component.config, frozenset(component.fixed))
             if shared not in encoded:
@@ -201,19 +209,23 @@ def _cards(plugin: LoadedPlugin, kind: Kind) -> Iterable[Card]:
                        {key: tuple(names) for key, names in component.choices.items()})  # fmt: skip
 
 
+def _members(item: Component | Family) -> list[Component]:
+    return list(item.members()) if isinstance(item, Family) else [item]
+
+
 def _described(component: Component, kind: Kind) -> tuple[Any, str, str]:
     """The encoded keys, first doc line and place of a component's config class."""
     place = source_place(component.config)
     if not attrs.has(component.config):
         raise BrokenPlugin(f"{component.name!r} at {place}: its config is no attrs class")
-    fields = recipe_fields(component)
+    fields = guarded(partial(recipe_fields, component))
     core = {field.name for field in attrs.fields(core_keys(kind.table))} | {"use"}
     taken = sorted(core.intersection(field.name for field in fields))
     if taken:
         raise BrokenPlugin(f"{component.name!r} at {place}: the key {taken[0]!r} is the core's in [{kind.table}]")
     try:
         return encode_fields(fields), first_doc_line(component.config), place
-    except TypeError as error:
+    except Exception as error:
         raise BrokenPlugin(f"{component.name!r} at {place}: {error}") from error
 
 
@@ -229,46 +241,65 @@ def cache_folder() -> Path:
 
 def _cache_file(source: PluginSource) -> Path:
     parts = [str(FORMAT), sys.version, source.name, source.module, source.distribution, source.version]
-    parts += _requirements(source.distribution)
-    parts += _file_stamps(source.module) + _file_stamps("framework")
+    parts += _requirements(source)
+    parts += _stamps(_source_files(source)) + _stamps(Path(__file__).parent / f"{name}.py" for name in _SHAPED_BY)
+    environment = hashlib.sha256(sys.prefix.encode()).hexdigest()[:8]
     digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-    return cache_folder() / "index" / f"{source.name}-{digest}.json"
+    return cache_folder() / "index" / environment / f"{source.name}-{digest}.json"
 
 
-@lru_cache
-def _requirements(distribution: str) -> tuple[str, ...]:
+def _requirements(source: PluginSource) -> list[str]:
     """Names and versions of what a distribution requires: a family changes with the library it wraps."""
-    from importlib.metadata import PackageNotFoundError, requires
-
-    try:
-        lines = requires(distribution) or []
-    except PackageNotFoundError:
-        return ()
-    return tuple(_installed_version(re.split(r"[^A-Za-z0-9._-]", line)[0]) for line in lines)
+    names = [re.split(r"[^A-Za-z0-9._-]", line)[0] for line in source.requires]
+    return [f"{name} {_installed_versions().get(_normal(name), 'missing')}" for name in names]
 
 
-def _installed_version(distribution: str) -> str:
-    from importlib.metadata import PackageNotFoundError, version
+@lru_cache(maxsize=1)
+def _installed_versions() -> dict[str, str]:
+    """The version of every installed distribution, read from the names of folders alone, which takes no time."""
+    found: dict[str, str] = {}
+    for folder in sys.path:
+        with contextlib.suppress(OSError):
+            for name in os.listdir(folder or "."):
+                stem, ending = os.path.splitext(name)
+                if ending in (".dist-info", ".egg-info"):
+                    distribution, _, version = stem.partition("-")
+                    found.setdefault(_normal(distribution), version)
+    return found
 
-    try:
-        return f"{distribution} {version(distribution)}"
-    except PackageNotFoundError:
-        return f"{distribution} missing"
+
+def _normal(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
-def _file_stamps(module: str) -> list[str]:
-    """Size and time of each source file of a plugin, so that an edited one is read again; imports nothing."""
+def plugin_file(source: PluginSource) -> Path | None:
+    """The file of the package that holds a plugin, found without importing it."""
     from importlib.util import find_spec
 
     try:
-        spec = find_spec(module.partition(":")[0].partition(".")[0])
+        spec = find_spec(source.module.partition(":")[0].partition(".")[0])
     except (ImportError, ValueError):
+        return None
+    return Path(spec.origin) if spec is not None and spec.origin is not None else None
+
+
+def _stamps(files: Iterable[Path]) -> list[str]:
+    """Size and time of each file, so that an edited plugin is read again."""
+    return [f"{file} {stat.st_size} {stat.st_mtime_ns}" for file in files if (stat := _stat(file))]
+
+
+def _stat(file: Path) -> os.stat_result | None:
+    try:
+        return file.stat()
+    except OSError:
+        return None
+
+
+def _source_files(source: PluginSource) -> list[Path]:
+    origin = plugin_file(source)
+    if origin is None:
         return []
-    if spec is None or spec.origin is None:
-        return []
-    origin = Path(spec.origin)
-    files = sorted(origin.parent.glob("*.py")) if origin.name == "__init__.py" else [origin]
-    return [f"{file} {stat.st_size} {stat.st_mtime_ns}" for file in files for stat in [file.stat()]]
+    return sorted(origin.parent.rglob("*.py")) if origin.name == "__init__.py" else [origin]
 
 
 def _write(file: Path, record: PluginRecord) -> None:
@@ -278,16 +309,21 @@ def _write(file: Path, record: PluginRecord) -> None:
     for card in record.cards:
         shape = shapes.setdefault(json.dumps(card.fields), len(shapes))
         cards.append([card.name, card.registry, card.doc, card.place, card.requires, shape, card.choices])
-    data = {"shapes": [json.loads(text) for text in shapes], "cards": cards, "run_hooks": sorted(record.run_hooks)}
+    data = {
+        "fault": record.fault,
+        "shapes": [json.loads(text) for text in shapes],
+        "cards": cards,
+        "run_hooks": sorted(record.run_hooks),
+    }
     scratch = file.with_name(f"{file.name}.{os.getpid()}")
-    try:
+    with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         scratch.write_text(json.dumps(data))
         os.replace(scratch, file)
-        for stale in file.parent.glob(f"{record.source.name}-*.json"):
+        for stale in file.parent.glob(f"{glob.escape(record.source.name)}-{'?' * 16}.json"):
             if stale != file:
                 stale.unlink(missing_ok=True)
-    except OSError:
+    with contextlib.suppress(OSError):
         scratch.unlink(missing_ok=True)
 
 
@@ -299,6 +335,6 @@ def _read(file: Path, source: PluginSource) -> PluginRecord | None:
                  {key: tuple(names) for key, names in choices.items()})
             for name, registry, doc, place, requires, shape, choices in data["cards"]
         )  # fmt: skip
-        return PluginRecord(source, cards, frozenset(data["run_hooks"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        return PluginRecord(source, cards, frozenset(data["run_hooks"]), data["fault"])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None

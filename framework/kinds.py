@@ -43,7 +43,7 @@ def buffer_owners(network: nn.Module) -> dict[str, str]:
 
 
 def additive_biases(network: nn.Module) -> frozenset[str]:
-    """One-dimensional parameters outside norm layers whose own name ends in `bias` (`bias`, `q_bias`, `in_proj_bias`)."""
+    """One-dimensional parameters outside norm layers whose name ends in "bias" (`bias`, `q_bias`, `in_proj_bias`)."""
     of_norms = {name for names in norm_parameters(network).values() for name in names}
     return frozenset(
         name

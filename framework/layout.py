@@ -69,16 +69,15 @@ def flops_per_stage(network: nn.Module, layout: Layout, sample_size: SampleSize)
     return {stage.name: sum(max(0, own.get(name, 0)) for name in stage.modules) for stage in layout.stages}
 
 
-def find_head(network: nn.Module, seen: Trace) -> str:
+def find_head(network: nn.Module, seen: Trace) -> str | None:
     """The module that ends a plain model: the last one used that has weights, if it makes what the model gives.
 
-    Nothing (an impossible name) where the model ends without one.
+    None where the model ends without one.
     """
-    owners = {name.rpartition(".")[0] for name in seen.parameters}
-    last = max(owners, key=lambda owner: max(m for n, m in seen.parameters.items() if _owns(owner, n)), default="")
+    last = max(seen.parameters, key=lambda name: seen.parameters[name], default="").rpartition(".")[0]
     weight = getattr(network.get_submodule(last), "weight", None)
     gives = seen.output[1] if seen.output is not None and len(seen.output) == 2 else None
-    return last if last and weight is not None and weight.ndim >= 2 and len(weight) == gives else "\0"
+    return last if last and weight is not None and weight.ndim >= 2 and len(weight) == gives else None
 
 
 def _observed(network: nn.Module, sample_size: SampleSize) -> Trace:
@@ -106,12 +105,8 @@ class _Order:
             self.moments[name] = last
 
 
-def _inside(name: str, module: str) -> bool:
-    return name == module or name.startswith(f"{module}.") or module == ""
-
-
-def _owns(module: str, parameter: str) -> bool:
-    return parameter.rpartition(".")[0] == module
+def _inside(name: str, module: str | None) -> bool:
+    return module is not None and (name == module or name.startswith(f"{module}."))
 
 
 def _prefixed(grouping: Grouping, root: str, body: Sequence[str]) -> Grouping:
@@ -185,9 +180,7 @@ def _unused(name: str, taken: set[str]) -> str:
     return unused
 
 
-def _assign_modules(
-    network: nn.Module, stages: Sequence[Stage], head: str, ordered: _Order
-) -> list[list[str]]:
+def _assign_modules(network: nn.Module, stages: Sequence[Stage], head: str | None, ordered: _Order) -> list[list[str]]:
     """The modules of each stage.
 
     A module with parameters belongs to the last of their stages. One without belongs to the stage of the innermost

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from framework.measure import peak_device_mb, peak_rss_mb
-from framework.run import Run
+from framework.running import Run
 
 METRICS = "metrics.jsonl"
 TIMING = "timing.jsonl"
@@ -17,7 +17,13 @@ TIMING = "timing.jsonl"
 def log_epoch(run: Run, rates: list[float]) -> None:
     """One line in each log for the epoch that is done."""
     at = run.standing
-    line = {"epoch": at.epoch, "step": at.step, **at.last, "lr": rates, "trainable": len(run.parts.frozen.plan.trainable)}
+    line = {
+        "epoch": at.epoch,
+        "step": at.step,
+        **at.last,
+        "lr": rates,
+        "trainable": len(run.parts.frozen.plan.trainable),
+    }
     at.log_bytes = _append(run.folder / METRICS, line)
     _append(run.folder / TIMING, {"epoch": at.epoch, "seconds": dict(run.clock.seconds), "peak_rss_mb": peak_rss_mb(),
                                   "peak_device_mb": peak_device_mb(run.parts.device)})  # fmt: skip

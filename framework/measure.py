@@ -73,5 +73,7 @@ def pick_device(name: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise FwError(f"engine.device = {name!r} cannot be used: {reason}", 'device = "auto" takes what is there') from None
+        raise FwError(
+            f"engine.device = {name!r} cannot be used: {reason}", 'device = "auto" takes what is there'
+        ) from None
     return device

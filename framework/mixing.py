@@ -34,7 +34,7 @@ def mix(inputs: Tensor, targets: Tensor, keys: TrainTable, task: Task) -> tuple[
 def _mixer(mixup: float, cutmix: float, num_classes: int) -> Any:
     from torchvision.transforms import v2
 
-    mixers = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in ((v2.MixUp, mixup), (v2.CutMix, cutmix)) if alpha]
+    mixers = [
+        kind(alpha=alpha, num_classes=num_classes) for kind, alpha in ((v2.MixUp, mixup), (v2.CutMix, cutmix)) if alpha
+    ]
     return v2.RandomChoice(mixers) if len(mixers) > 1 else mixers[0]
-
-

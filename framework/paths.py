@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from framework.errors import FwError
-from framework.run import Run
+from framework.running import Run
 from framework.task import Task
 
 
@@ -34,7 +34,11 @@ def require_paths(run: Run) -> None:
             with torch.no_grad():
                 for name, buffer in network.named_buffers():
                     buffer.copy_(before[name])
-    missing = [name for name, p in network.named_parameters(remove_duplicate=False) if name in plan.trainable and p.grad is None]
+    missing = [
+        name
+        for name, p in network.named_parameters(remove_duplicate=False)
+        if name in plan.trainable and p.grad is None
+    ]
     network.zero_grad(set_to_none=True)
     if missing:
         some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")

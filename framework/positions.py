@@ -83,8 +83,6 @@ class _Scanner:
             index = self.array_sizes.get(path, 0)
             self.array_sizes[path] = index + 1
             path += (index,)
-        else:
-            path = self._through_arrays(path)
         self.found[path] = Entry(place, place)
         return path
 

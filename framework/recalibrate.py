@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from framework.run import Run
+from framework.running import Run
 
 
 def recalibrate(run: Run) -> set[str]:

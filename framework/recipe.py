@@ -17,7 +17,8 @@ from framework.hooks import KIND_OF_TABLE
 from framework.index import Card, Index
 from framework.shapes import to_plain
 from framework.sources import Document, find_recipe, read_document
-from framework.tables import EngineTable, TrainTable, core_keys
+from framework.tables import CORE_KEYS, EngineTable, TrainTable, core_keys
+from framework.toml_text import toml_text
 
 ONE_OF_EACH = ("data", "backbone", "head", "freezing", "loss", "optimizer")
 DEFAULT_METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "ece")
@@ -93,13 +94,11 @@ class Recipe:
 
     def to_toml(self) -> str:
         """The resolved recipe as TOML; loading it gives an equal recipe."""
-        import tomli_w
-
-        return tomli_w.dumps(self.resolved())
+        return toml_text(self.resolved())
 
     def digest(self) -> str:
         """SHA-256 of the resolved recipe."""
-        return hashlib.sha256(json.dumps(self.resolved(), sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self.resolved(), sort_keys=True, default=str).encode()).hexdigest()
 
 
 def load_recipe(
@@ -151,10 +150,10 @@ class _Checker:
         tables = self.document.tables
         top = self._bind(TopKeys, {k: v for k, v in tables.items() if k in attrs.fields_dict(TopKeys)}, ())
         self._unknown_tables()
-        train = self._bind(TrainTable, self._table("train"), ("train",))
-        engine = self._bind(EngineTable, self._table("engine"), ("engine",))
+        train = self._bind(TrainTable, self._table("train") or {}, ("train",))
+        engine = self._bind(EngineTable, self._table("engine") or {}, ("engine",))
         parts = dict(self._parts())
-        schedulers = tuple(self._phases("scheduler", ({"use": "constant"},)))
+        schedulers = tuple(self._phases("scheduler", [{"use": "constant"}]))
         metrics = tuple(self._phases("metric", [{"use": name} for name in DEFAULT_METRICS]))
         if self.problems or top is None or train is None or engine is None:
             return None
@@ -167,32 +166,35 @@ class _Checker:
         self.problems += problems
         return bound
 
-    def _table(self, name: str) -> Mapping[str, Any]:
+    def _table(self, name: str) -> Mapping[str, Any] | None:
         value = self.document.tables.get(name, {})
         if isinstance(value, Mapping):
             return value
         self._complain(f"{name} is a table: write [{name}]", (name,))
-        return {}
+        return None
 
     def _unknown_tables(self) -> None:
-        known = [*ONE_OF_EACH, "transform", "scheduler", "metric", "train", "engine",
-                 *attrs.fields_dict(TopKeys), "extends"]  # fmt: skip
+        tables = [*ONE_OF_EACH, "transform", "scheduler", "metric", "train", "engine"]
+        keys = [*attrs.fields_dict(TopKeys), "extends"]
+        accepted = f"keys: {', '.join(keys)}; tables: {', '.join(tables)}"
         for name in self.document.tables:
-            if name not in known:
-                what = "table" if isinstance(self.document.tables[name], (Mapping, list)) else "key"
-                hints = tuple(h for h in (did_you_mean(name, known), f"accepted: {', '.join(known)}") if h)
-                self._complain(f"unknown {what} {name!r}", (name,), hints, of_key=True)
+            if name not in (*keys, *tables):
+                what = "table" if _is_table(self.document.tables[name]) else "key"
+                hints = (_home_of(name) or did_you_mean(name, [*keys, *tables]), accepted)
+                self._complain(f"unknown {what} {name!r}", (name,), tuple(h for h in hints if h), of_key=True)
 
     def _parts(self) -> Iterator[tuple[str, Table]]:
         for name in ONE_OF_EACH:
             if name not in self.document.tables:
-                example = f'[{name}]\\nuse = "{next(iter(self.index.names(KIND_OF_TABLE[name].registry)), "...")}"'
-                self._complain(f"the table [{name}] is missing", (), (f"add it, for instance: {example}",))
+                registry = KIND_OF_TABLE[name].registry
+                hint = f'add [{name}] with use = "..."; `fw list {registry}` shows what there is'
+                self._complain(f"the table [{name}] is missing", (), (hint,))
                 continue
-            table = self._component(name, self._table(name), (name,))
+            given = self._table(name)
+            table = self._component(name, given, (name,)) if given is not None else None
             if table is not None:
                 yield name, table
-        transforms = self._table("transform")
+        transforms = self._table("transform") or {}
         for name in transforms:
             if name not in ("train", "eval"):
                 self._complain(f"unknown table 'transform.{name}'", ("transform", name),
@@ -206,9 +208,9 @@ class _Checker:
             if table is not None:
                 yield f"transform.{name}", table
 
-    def _phases(self, name: str, default: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
+    def _phases(self, name: str, default: list[dict[str, Any]]) -> Iterator[Table]:
         given = self.document.tables.get(name, default)
-        single = isinstance(given, Mapping)
+        single = not isinstance(given, list)
         for position, item in enumerate([given] if single else given):
             path: KeyPath = (name,) if single else (name, position)
             if not isinstance(item, Mapping):
@@ -223,28 +225,32 @@ class _Checker:
         dotted = ".".join(map(str, path))
         kind = KIND_OF_TABLE[table]
         if not isinstance(use, str):
-            example = next(iter(self.index.names(kind.registry)), "...")
+            hint = f'name a {kind.noun}: use = "..."; `fw list {kind.registry}` shows what there is'
             said = "has no 'use'" if use is None else "has a 'use' that is no string"
-            self._complain(f"[{dotted}] {said}", path, (f'name a {kind.noun}: use = "{example}"',), of_key=True)
+            self._complain(f"[{dotted}] {said}", path, (hint,), of_key=True)
             return None
         card = self.index.find(kind.registry, use)
         if card is None:
             self._complain(f"no {kind.noun} is called {use!r}", (*path, "use"), self._unknown_hints(use, kind.registry))
+            self._core(table, given, path)
             return None
         if card.requires:
             self._complain(f"{use!r} cannot be used here", (*path, "use"), (f"{card.requires} to use it",))
         return self._bound(table, card, {k: v for k, v in given.items() if k != "use"}, path)
 
     def _bound(self, table: str, card: Card, given: Mapping[str, Any], path: KeyPath) -> Table | None:
-        core_class = core_keys(table)
-        core_names = list(attrs.fields_dict(core_class))
-        core = self._bind(core_class, {k: v for k, v in given.items() if k in core_names}, path)
+        core_names = list(attrs.fields_dict(core_keys(table)))
+        core = self._core(table, given, path)
         own = self._bind(card.shape, {k: v for k, v in given.items() if k not in core_names}, path, core_names)
         if core is None or own is None:
             return None
         if table == "backbone":
             self._check_weights(card, core.weights, path)
         return Table(card.name, core, to_plain(own))
+
+    def _core(self, table: str, given: Mapping[str, Any], path: KeyPath) -> Any:
+        keys = core_keys(table)
+        return self._bind(keys, {k: v for k, v in given.items() if k in attrs.fields_dict(keys)}, path)
 
     def _check_weights(self, card: Card, weights: Sequence[str], path: KeyPath) -> None:
         known = [*card.choices.get("weights", ()), *PLAIN_WEIGHTS]
@@ -266,10 +272,28 @@ class _Checker:
         self.problems.append(Problem(message, self.document.origin(path, of_key), hints))
 
 
+def _is_table(value: Any) -> bool:
+    items = value if isinstance(value, list) else [value]
+    return bool(items) and all(isinstance(item, Mapping) for item in items)
+
+
+def _home_of(name: str) -> str:
+    """Where a key belongs that stands above the tables but is one of the core's own."""
+    homes = {"train": TrainTable, "engine": EngineTable, **CORE_KEYS}
+    found = [f"[{table}]" for table, keys in homes.items() if name in attrs.fields_dict(keys)]
+    return f"{name!r} belongs in {' or '.join(found)}" if found else ""
+
+
 def _across(recipe: Recipe, document: Document) -> Iterator[Problem]:
     """What only shows when several tables are seen together."""
     names = ["loss", *(table.use for table in recipe.metrics)]
     known = [f"val.{name}" for name in names]
+    for position, name in enumerate(names[1:]):
+        if name in names[: position + 1]:
+            yield Problem(f"the metric {name!r} is named twice", document.origin(("metric", position, "use"), False))
+    if not recipe.schedulers:
+        yield Problem("scheduler is empty", document.origin(("scheduler",), False),
+                      ("leave it out for a constant learning rate",))  # fmt: skip
     if recipe.train.monitor not in known:
         yield Problem(f"train.monitor: there is no metric {recipe.train.monitor!r}",
                       document.origin(("train", "monitor"), False),
@@ -277,7 +301,8 @@ def _across(recipe: Recipe, document: Document) -> Iterator[Problem]:
     for position, table in enumerate(recipe.schedulers[:-1]):
         if table.core.epochs is None:
             yield Problem("a scheduler phase that another follows has no 'epochs'",
-                          document.origin(("scheduler", position), True), ("say how many epochs it lasts",))  # fmt: skip
+                          document.origin(("scheduler", position), True),
+                          ("say how many epochs it lasts",))  # fmt: skip
 
 
 def load_resolved(path: Path, index: Index) -> Recipe:

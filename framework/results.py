@@ -14,7 +14,7 @@ from framework.contracts import Split
 from framework.files import load_tensors, save_tensors, write_json, write_text
 from framework.measure import peak_device_mb, peak_rss_mb
 from framework.recipe import Recipe
-from framework.run import Run
+from framework.running import Run
 from framework.score import Scores
 from framework.task import Task
 from framework.train import images_per_s
@@ -121,7 +121,7 @@ def summary(run: Run, facts: dict[str, Any], best: dict[str, dict[str, float]]) 
             "best": {"epoch": at.best.epoch, "monitor": parts.recipe.train.monitor, **best},
         },
         "selection": SELECTION.format(monitor=parts.recipe.train.monitor)
-        + ("; the test split was scored once, after that" if parts.data.test is not None else f"; no test split: {NO_TEST}"),
+        + (f"; no test split: {NO_TEST}" if parts.data.test is None else "; the test split was scored once, after that"),
         "weights": facts["weights"],
         "params": {"total": sum(n for n, _ in sizes), "trainable": sum(n for n, moves in sizes if moves)},
         "partition": {"boundary": None, "bytes_per_image": 0, "fixed_flops_share": 0.0,

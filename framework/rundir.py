@@ -46,26 +46,35 @@ def locked(folder: Path) -> Iterator[None]:
         (folder / _LOCK).unlink(missing_ok=True)
 
 
+def require_free(folder: Path, overwrite: bool) -> None:
+    """
+    Raises:
+        FwError: there is something in it and `overwrite` was not asked for, or it is no run directory at all.
+    """
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    is_run = (folder / RECIPE).is_file()
+    if overwrite and not is_run:
+        raise FwError(f"{folder} is no run directory, so --overwrite leaves it alone", "choose another --out")
+    if not overwrite:
+        state = "other files" if not is_run else "a finished run" if is_finished(folder) else "an unfinished run"
+        more = f"; fw resume {folder} continues it" if is_run and not is_finished(folder) else ""
+        raise FwError(f"{folder} holds {state}", f"--overwrite replaces a run, --out DIR writes elsewhere{more}")
+
+
 def create(folder: Path, overwrite: bool) -> None:
     """Makes an empty run directory.
 
     Raises:
-        FwError: there is something in it and `overwrite` was not asked for, or it is no run directory at all.
+        FwError: it is not free, or cannot be made.
     """
-    if folder.is_dir() and any(folder.iterdir()):
-        if not overwrite:
-            state = "a finished run" if (folder / SUMMARY).is_file() else "an unfinished run"
-            more = "" if (folder / SUMMARY).is_file() else f"; fw resume {folder} continues it"
-            raise FwError(f"{folder} holds {state if (folder / RECIPE).is_file() else 'other files'}",
-                          f"--overwrite replaces a run, --out DIR writes elsewhere{more}")  # fmt: skip
-        if not (folder / RECIPE).is_file():
-            raise FwError(f"{folder} is no run directory, so --overwrite leaves it alone", "choose another --out")
-        with locked(folder):
-            _empty(folder)
+    require_free(folder, overwrite)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FwError(f"cannot make the run directory {folder}: {error.strerror}", "choose another --out") from None
+    with locked(folder):
+        _empty(folder)
 
 
 def _empty(folder: Path) -> None:
@@ -97,7 +106,9 @@ def environment(index: Index) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "libraries": {name: _version(name) for name in _LIBRARIES},
-        "plugins": {record.source.name: f"{record.source.distribution} {record.source.version}" for record in index.plugins},
+        "plugins": {
+            record.source.name: f"{record.source.distribution} {record.source.version}" for record in index.plugins
+        },
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from framework.feed import WholeNetwork
 from framework.index import Index
 from framework.measure import Clock
 from framework.recipe import Recipe, load_resolved
-from framework.run import Run, Standing, new_schedule
+from framework.running import Run, Standing, new_schedule
 from framework.score import Scores, score
+from framework.shapes import to_plain
 from framework.signals import StopRequest
 from framework.train import begin_plan, train
+from framework.trained import evaluate, predict
 from framework.watchers import Watchers
 from framework.weights import HEADING
 
@@ -44,23 +47,22 @@ def start_run(recipe: Recipe, index: Index, out: Path | None, overwrite: bool, d
     """
     began = time.perf_counter()
     folder = out or rundir.default_folder(recipe)
-    rundir.create(folder, overwrite)
-    with rundir.locked(folder), StopRequest() as stop:
-        rundir.write_recipe(folder, recipe)
-        environment = rundir.environment(index)
-        rundir.write_environment(folder, environment)
-        parts = assemble(recipe, index)
-        used = attrs.asdict(parts.model.weights) if parts.model.weights else {}
-        parts = attrs.evolve(parts, recipe=results.recipe_with_pinned_weights(recipe, used))
+    rundir.require_free(folder, overwrite)
+    parts = assemble(recipe, index)
+    used = to_plain(parts.model.weights)
+    parts = attrs.evolve(parts, recipe=results.recipe_with_pinned_weights(recipe, used))
+    run = _new_run(parts, folder, index, display)
+    begin_plan(run)
+    facts = {"weights": used, "environment": rundir.environment(index), "data": _data_facts(parts.data),
+             "heading": None if used["transfer"] else HEADING}  # fmt: skip
+    rundir.create(folder, overwrite)  # not earlier: a mistake found above leaves no trace, and an old run in place
+    with rundir.locked(folder):
         rundir.write_recipe(folder, parts.recipe)
-        run = _new_run(parts, folder, index, display, stop)
-        begin_plan(run)
-        facts = {"weights": used, "environment": environment, "data": _data_facts(parts.data),
-                 "heading": None if used["transfer"] else HEADING}  # fmt: skip
+        rundir.write_environment(folder, facts["environment"])
         log.cut(folder / log.METRICS, 0)
         checkpoint.save_base(folder, parts, facts)
         run.clock.seconds["start_up"] = time.perf_counter() - began
-        return _go(run, facts, index)
+        return _go(run, facts)
 
 
 def resume_run(folder: Path, index: Index, display: Display) -> dict[str, Any]:
@@ -73,7 +75,7 @@ def resume_run(folder: Path, index: Index, display: Display) -> dict[str, Any]:
     recipe = load_resolved(folder / rundir.RECIPE, index)
     if rundir.is_finished(folder):
         raise FwError(f"the run in {folder} is finished", f"its results are in {folder / rundir.SUMMARY}")
-    with rundir.locked(folder), StopRequest() as stop:
+    with rundir.locked(folder):
         saved = checkpoint.read(folder)
         if saved is not None:
             _require_same_recipe(folder, saved[1]["recipe"])
@@ -83,7 +85,7 @@ def resume_run(folder: Path, index: Index, display: Display) -> dict[str, Any]:
         parts = assemble(recipe, index, bare=True)
         facts = checkpoint.load_base(folder, parts.network)
         _require_same_data(facts["data"], parts.data)
-        run = _new_run(parts, folder, index, display, stop)
+        run = _new_run(parts, folder, index, display)
         if saved is None:
             run.parts.frozen.auditor.open(parts.frozen.plan)
             run.standing.movable |= checkpoint.movable(parts)
@@ -91,29 +93,41 @@ def resume_run(folder: Path, index: Index, display: Display) -> dict[str, Any]:
             checkpoint.restore(run, *saved)
         log.cut(folder / log.METRICS, run.standing.log_bytes)
         run.clock.seconds["start_up"] = run.clock.seconds.get("start_up", 0.0) + time.perf_counter() - began
-        return _go(run, facts, index)
+        return _go(run, facts)
 
 
-def _new_run(parts: Assembly, folder: Path, index: Index, display: Display, stop: StopRequest) -> Run:
+def _new_run(parts: Assembly, folder: Path, index: Index, display: Display) -> Run:
     feed = WholeNetwork(parts)
     watchers = Watchers(index, display.warn)
-    return Run(parts, feed, new_schedule(parts, feed), Standing(), folder, display, watchers, Clock(parts.device), stop)
+    return Run(
+        parts,
+        feed,
+        new_schedule(parts, feed),
+        Standing(),
+        folder,
+        display,
+        watchers,
+        Clock(parts.device),
+        StopRequest(),
+    )
 
 
-def _go(run: Run, facts: dict[str, Any], index: Index) -> dict[str, Any]:
+def _go(run: Run, facts: dict[str, Any]) -> dict[str, Any]:
     """Trains to the end and writes the results."""
     recipe = run.parts.recipe
     sizes = [(p.numel(), p.requires_grad) for p in run.parts.network.parameters()]
     started = {
         "name": recipe.name, "run_dir": str(run.folder), "epochs": run.epochs, "steps": run.steps,
         "epoch": run.standing.epoch, "step": run.standing.step, "transfer": facts["weights"]["transfer"],
-        "weights": facts["weights"], "params": {"total": sum(n for n, _ in sizes), "trainable": sum(n for n, t in sizes if t)},
+        "weights": facts["weights"],
+        "params": {"total": sum(n for n, _ in sizes), "trainable": sum(n for n, t in sizes if t)},
         "policy": recipe.parts["freezing"].use, "data": facts["data"],
     }  # fmt: skip
     run.display.started(started)
     run.watchers.tell("fw_run_started", name=recipe.name, run_dir=str(run.folder), recipe=recipe.resolved(),
                       classes=list(run.parts.data.task.classes), steps=run.steps, epochs=run.epochs)  # fmt: skip
-    train(run)
+    with run.stop:
+        train(run)
     run.parts.frozen.auditor.close()
     summary = finish(run, facts)
     run.display.ended(summary)
@@ -136,7 +150,9 @@ def finish(run: Run, facts: dict[str, Any]) -> dict[str, Any]:
                 scores = score_split(run, split)
                 best[name] = scores.metrics
                 rows = results.prediction_rows(split, scores, data.task)
-                results.write_rows(run.folder / "predictions" / f"{name}.csv", rows, results.prediction_columns(data.task))
+                results.write_rows(
+                    run.folder / "predictions" / f"{name}.csv", rows, results.prediction_columns(data.task)
+                )
     results.save_model(run, run.folder / rundir.MODEL, facts)
     summary = results.summary(run, facts, best)
     if failed:
@@ -180,7 +196,6 @@ def _require_same_data(before: dict[str, Any], data: Data) -> None:
     if data.fingerprint != before["fingerprint"]:
         raise FwError("the data changed since the run began: its images, targets or splits are not what they were",
                       f"then: {before['images']}; now: {_data_facts(data)['images']}")  # fmt: skip
-
 
 
 def evaluate_run(folder: Path, index: Index, overrides: Sequence[str], display: Display) -> dict[str, Any]:

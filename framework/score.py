@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from framework.contracts import Split
-from framework.feed import Feed
+from framework.feed import Reads
 from framework.task import Task
 
 
@@ -33,7 +33,7 @@ class Scores:
 
 
 def score(
-    feed: Feed, split: Split, task: Task, criterion: Callable[[Tensor, Tensor], Tensor], metrics: Mapping[str, Any],
+    feed: Reads, split: Split, task: Task, criterion: Callable[[Tensor, Tensor], Tensor], metrics: Mapping[str, Any],
     autocast: Callable[[], Any], between_batches: Callable[[], None] = lambda: None,
 ) -> Scores:  # fmt: skip
     """Scores a split; the network must be in eval mode.
@@ -47,7 +47,8 @@ def score(
         autocast: makes the context of the run's precision.
         between_batches: called after each batch; may raise to stop.
     """
-    logits, targets, positions, losses, skipped = [], [], [], [], []
+    logits, targets, positions, losses = [], [], [], []
+    skipped: list[tuple[int, str]] = []
     with torch.inference_mode():
         for batch in feed.batches(split):
             skipped += batch.skipped
@@ -64,7 +65,10 @@ def score(
         return Scores({}, torch.empty(0, dtype=torch.long), torch.empty(0, task.num_classes), tuple(skipped))
     probabilities = to_probabilities(torch.cat(logits), task)
     read = torch.cat(positions)
-    values = {"loss": float(torch.stack(losses).sum()) / len(read), **measure(metrics, probabilities, torch.cat(targets))}
+    values = {
+        "loss": float(torch.stack(losses).sum()) / len(read),
+        **measure(metrics, probabilities, torch.cat(targets)),
+    }
     return Scores(values, read, probabilities, tuple(skipped))
 
 

@@ -42,12 +42,26 @@ def _encode_field(field: attrs.Attribute[Any]) -> Json:
         kind = encode_type(field.type)
     except TypeError as error:
         raise TypeError(f"key {field.name!r}: {error}") from None
-    default = field.default
-    if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
-        default = default.factory()  # type: ignore[union-attr]
+    default = default_of(field)
     required = default is attrs.NOTHING
     value = None if required else to_plain(default)
+    if not _is_plain(value):
+        raise TypeError(f"key {field.name!r}: a recipe cannot state its default {default!r}")
     return [field.name, kind, required, value, field.metadata.get("doc", "")]
+
+
+def default_of(field: attrs.Attribute[Any]) -> Any:
+    """The value that an absent key takes; `attrs.NOTHING` where it is required."""
+    default: Any = field.default
+    return default.factory() if isinstance(default, attrs.Factory) else default  # type: ignore[arg-type]
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(map(_is_plain, value.values()))
+    return value is None or type(value) in (bool, int, float, str)
 
 
 def encode_type(kind: Any) -> Json:
@@ -80,7 +94,8 @@ def encode_type(kind: Any) -> Json:
         return {"dict": encode_type(args[1])}
     if attrs.has(kind):
         return {"table": encode_class(kind)}
-    raise TypeError(f"a recipe cannot state values of type {kind!r}")
+    hint = "; write tuple[..., ...]" if origin is list or kind is list else ""
+    raise TypeError(f"a recipe cannot state values of type {kind!r}{hint}")
 
 
 def decode_type(code: Json) -> Any:
@@ -93,7 +108,7 @@ def decode_type(code: Json) -> Any:
     if what == "literal":
         return Literal[tuple(inner)]
     if what == "any_of":
-        return typing.Union[tuple(decode_type(arm) for arm in inner)]
+        return typing.Union[tuple(decode_type(arm) for arm in inner)]  # noqa: UP007 (as many arms as there are)
     if what == "many":
         return tuple[decode_type(inner), ...]  # type: ignore[misc]
     if what == "fixed":
@@ -105,15 +120,41 @@ def decode_type(code: Json) -> Any:
 
 def decode_class(name: str, fields: Json) -> type[Any]:
     """A frozen attrs class with the keys that `encode_fields` encoded."""
-    body = {}
-    for field, kind, required, default, doc in fields:
-        value = attrs.NOTHING if required else tuple(default) if isinstance(default, list) else default
-        body[field] = attrs.field(
-            type=decode_type(kind),
-            metadata={"doc": doc},
-            **({"factory": dict} if isinstance(value, dict) else {"default": value}),
-        )
+    body = {field: _decode_field(*rest) for field, *rest in fields}
     return attrs.make_class(name, body, frozen=True, kw_only=True)
+
+
+def _decode_field(code: Json, required: bool, default: Json, doc: str) -> Any:
+    kind = decode_type(code)
+    value = attrs.NOTHING if required else _revived(kind, default)
+    given = {"factory": lambda: dict(value)} if isinstance(value, dict) else {"default": value}
+    return attrs.field(type=kind, metadata={"doc": doc}, **given)
+
+
+def _revived(kind: Any, value: Any) -> Any:
+    """A default as `to_plain` left it, as an object of its type again."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        fitting = (arm for arm in args if _could_be(arm, value))
+        return _revived(next(fitting, types.NoneType), value)
+    if isinstance(value, list):
+        kinds = args if origin is tuple and args[-1] is not Ellipsis else (args[:1] or (Any,)) * len(value)
+        return tuple(map(_revived, kinds, value))
+    if isinstance(value, dict):
+        if attrs.has(kind):
+            types_of = {field.name: field.type for field in attrs.fields(kind)}
+            return kind(**{name: _revived(types_of[name], item) for name, item in value.items()})
+        return {name: _revived(args[1] if args else Any, item) for name, item in value.items()}
+    return Path(value) if kind is Path and value is not None else value
+
+
+def _could_be(kind: Any, value: Any) -> bool:
+    base = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    if isinstance(value, dict):
+        return attrs.has(base) or get_origin(base) is dict
+    if isinstance(value, list):
+        return get_origin(base) is tuple
+    return base is type(value) or (base is Path and type(value) is str)
 
 
 def to_plain(value: Any) -> Any:
@@ -138,22 +179,26 @@ def describe(kind: Any, plural: bool = False) -> str:
         return (many if plural and kind in many else words)[kind]
     origin, args = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        limits = " and ".join(_limits(args[1]))
-        return f"{describe(args[0], plural)} {limits}"
+        limits = " and ".join(words for extra in args[1:] if isinstance(extra, Bounds) for words in _limits(extra))
+        return f"{describe(args[0], plural)} {limits}".rstrip()
     if origin is Literal:
-        return "one of " + ", ".join(repr(value) for value in args)
+        return ("any of " if plural else "one of ") + ", ".join(repr(value) for value in args)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(describe(arm, plural) for arm in args if arm is not types.NoneType)
     if origin is tuple and args[-1] is Ellipsis:
         return f"an array of {describe(args[0], plural=True)}"
+    if origin is tuple and len(set(args)) == 1:
+        return f"an array of {len(args)} {describe(args[0], plural=True)}"
     if origin is tuple:
         return f"an array of {len(args)}: " + ", ".join(describe(arm) for arm in args)
-    if origin is dict:
+    if origin in (dict, Mapping):
         return f"a table of {describe(args[1], plural=True)}"
     return "a table with the keys " + ", ".join(field.name for field in attrs.fields(kind))
 
 
 def _limits(bounds: Bounds) -> list[str]:
+    if bounds.ge is not None and bounds.le is not None:
+        return [f"from {bounds.ge:g} to {bounds.le:g}"]
     words = {"gt": "greater than", "ge": "at least", "lt": "less than", "le": "at most"}
     return [f"{words[name]} {limit:g}" for name, limit in attrs.asdict(bounds).items() if limit is not None]
 
@@ -161,5 +206,3 @@ def _limits(bounds: Bounds) -> list[str]:
 def described_key(field: attrs.Attribute[Any]) -> str:
     """One key for a help text: its name and what it accepts."""
     return f"{field.name} ({describe(field.type)})"
-
-

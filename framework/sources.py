@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -10,13 +11,13 @@ from typing import Any
 
 import attrs
 
-from framework.errors import FwError, Origin, Problem, RecipeError, name_hints
-from framework.positions import Entry, Place, locate
+from framework.errors import FwError, Origin, Problem, RecipeError, did_you_mean
+from framework.hooks import KIND_OF_TABLE
+from framework.positions import Place, locate
 from framework.tables import core_keys
 
 KeyPath = tuple[str | int, ...]
 _BARE_WORD = re.compile(r"[A-Za-z_./~*][\w./:+~*-]*")
-_COMPONENT_TABLES = ("data", "backbone", "head", "freezing", "loss", "optimizer", "scheduler", "metric")
 
 
 @attrs.frozen
@@ -76,13 +77,16 @@ def find_recipe(name: str | Path, folder: Path | None = None) -> Path:
     shipped = recipes_folder() / f"{name}.toml"
     if Path(name).name == str(name) and shipped.is_file():
         return shipped
-    near = [*(str(file) for file in path.parent.glob("*.toml")), *shipped_recipes()]
-    raise FwError(f"there is no recipe {str(name)!r}, neither a file nor a shipped one",
-                  "; ".join(name_hints(str(name), near, "recipes")))  # fmt: skip
+    beside = (os.path.join(os.path.dirname(name), file.name) for file in path.parent.glob("*.toml"))
+    names = shipped_recipes()
+    hints = (did_you_mean(str(name), [*beside, *names]), f"shipped recipes: {', '.join(names)}")
+    raise FwError(f"there is no recipe {str(name)!r}, neither a file nor a shipped one", hints)
 
 
 def read_document(path: Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Document:
     """A recipe with what it extends and what the command line sets.
+
+    All overrides are laid over the file together: their order matters only where two set the same key.
 
     Args:
         path: the recipe's file.
@@ -92,10 +96,9 @@ def read_document(path: Path, overrides: Sequence[str] | Mapping[str, Any] = ())
         RecipeError: a file is not TOML, extends what is not there or itself, or an override cannot be read.
     """
     document = _extended(path, ())
-    pairs = overrides.items() if isinstance(overrides, Mapping) else map(_split_argument, overrides)
-    for name, value in pairs:
-        document = _override(document, name, value)
-    return document
+    if isinstance(overrides, Mapping):
+        return _overridden(document, [_from_code(name, value) for name, value in overrides.items()])
+    return _overridden(document, [_from_argument(argument) for argument in overrides])
 
 
 def _extended(path: Path, chain: tuple[Path, ...]) -> Document:
@@ -109,15 +112,17 @@ def _extended(path: Path, chain: tuple[Path, ...]) -> Document:
     try:
         target = find_recipe(parent, path.parent)
     except FwError as error:
-        raise RecipeError([Problem(error.message, origin, (error.hint,))]) from None
-    if target.resolve() in (file.resolve() for file in (*chain, path)):
-        raise RecipeError([Problem(f"{parent!r} extends this recipe in turn", origin)])
-    return _merged(_extended(target, (*chain, path)), document)
+        raise RecipeError([Problem(error.message, origin, error.hints)]) from None
+    line = (*chain, path)
+    if target.resolve() in (file.resolve() for file in line):
+        circle = " -> ".join(file.stem for file in (*line, target))
+        raise RecipeError([Problem(f"extends goes round in a circle: {circle}", origin)])
+    return _merged(_extended(target, line), document)
 
 
 def _read_file(path: Path) -> Document:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         tables = tomllib.loads(text)
     except UnicodeDecodeError:
         raise RecipeError([Problem(f"{path} is not UTF-8 text", Origin(str(path)))]) from None
@@ -126,12 +131,18 @@ def _read_file(path: Path) -> Document:
     except tomllib.TOMLDecodeError as error:
         raise RecipeError([_syntax_problem(path, text, str(error))]) from None
     lines = text.split("\n")
-    folder = str(path.parent.absolute())
+    folder = str(_folder_of(path))
     written = {
         key: Written(*(_file_origin(place, path, lines, folder) for place in (entry.key, entry.value)))
         for key, entry in locate(text).items()
     }
     return Document(tables, written, str(path), path.stem)
+
+
+def _folder_of(path: Path) -> Path:
+    """What relative paths in a recipe are relative to: its folder; for a shipped one, the working directory."""
+    folder = path.parent.resolve()
+    return Path().resolve() if folder == recipes_folder().resolve() else folder
 
 
 def _file_origin(place: Place, path: Path, lines: Sequence[str], folder: str) -> Origin:
@@ -143,110 +154,156 @@ def _syntax_problem(path: Path, text: str, message: str) -> Problem:
     lines = text.split("\n")
     line, column = (int(match[1]), int(match[2])) if match else (len(lines), len(lines[-1]) + 1)
     said = message.partition(" (at ")[0]
-    return Problem(f"not valid TOML: {said}", Origin(str(path), line, column, 1, lines[line - 1]))
+    return Problem(f"not valid TOML: {said[:1].lower()}{said[1:]}", Origin(str(path), line, column, 1, lines[line - 1]))
 
 
 def _merged(base: Document, top: Document) -> Document:
     """`top` over `base`: tables merge key by key, everything else is replaced."""
-    tables, written = _merge_tables((), base.tables, top.tables, dict(base.written), top.written)
+    written = dict(base.written)
+    tables = _merge((), base.tables, top.tables, written, top.written)
     return Document(tables, written, top.source, top.name)
 
 
-def _merge_tables(
-    path: KeyPath, base: Mapping[str, Any], top: Mapping[str, Any], written: dict[KeyPath, Written],
-    top_written: Mapping[KeyPath, Written],
-) -> tuple[dict[str, Any], dict[KeyPath, Written]]:  # fmt: skip
-    result = _kept(path, base, top)
-    for name, value in top.items():
-        here = (*path, name)
-        below = result.get(name)
-        if isinstance(value, Mapping) and isinstance(below, Mapping):
-            result[name], written = _merge_tables(here, below, value, written, top_written)
-        else:
-            result[name] = value
-            written = {key: place for key, place in written.items() if key[: len(here)] != here}
-        written.update({key: place for key, place in top_written.items() if key[: len(here)] == here})
-    return result, written
+def _merge(
+    path: KeyPath, below: Any, value: Any, written: dict[KeyPath, Written], top: Mapping[KeyPath, Written]
+) -> Any:
+    """`value` over `below`; `written` is kept in step. An empty table inside another (`subset = {}`) empties it."""
+    empties = value == {} and len(path) > 1 and not _names_component(path)
+    if isinstance(value, Mapping) and isinstance(below, Mapping) and not empties:
+        result: Any = _kept(path, below, value)
+        for name, item in value.items():
+            result[name] = _merge((*path, name), result.get(name), item, written, top)
+    elif isinstance(below, list) and isinstance(value, Mapping) and all(type(number) is int for number in value):
+        result = list(below)
+        for number, item in value.items():
+            result[number] = _merge((*path, number), below[number], item, written, top)
+    else:
+        result = value
+        for key in [key for key in written if key[: len(path)] == path]:
+            del written[key]
+    written.update({key: place for key, place in top.items() if key[: len(path)] == path})
+    return result
 
 
 def _kept(path: KeyPath, base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    """What stays of a table below: where another component is named, only the core's keys, for the rest was the old one's."""
-    is_component = bool(path) and (path[-1] in _COMPONENT_TABLES or path[0] == "transform")
-    if not is_component or "use" not in top or top["use"] == base.get("use"):
+    """What stays of a table: where another component is named, only the core's keys, for the rest was the old one's."""
+    if not _names_component(path) or "use" not in top or top["use"] == base.get("use"):
         return dict(base)
-    core = {field.name for field in attrs.fields(core_keys(str(path[0])))}
+    core = attrs.fields_dict(core_keys(str(path[0])))
     return {name: value for name, value in base.items() if name in core}
 
 
-def _split_argument(argument: str) -> tuple[str, Any]:
-    name, equals, text = argument.partition("=")
-    if not equals or not name.strip():
-        raise RecipeError([Problem("an override reads KEY=VALUE", _argument_origin(argument, 0, len(argument)))])
-    return name.strip(), _Text(argument, text)
+def _names_component(path: KeyPath) -> bool:
+    """Whether the table at `path` has a `use`: `[head]`, `[transform.train]`, an item of `[[scheduler]]`."""
+    if not path or path[0] not in KIND_OF_TABLE:
+        return False
+    return len(path) == (2 if path[0] == "transform" or isinstance(path[-1], int) else 1)
+
+
+# ---------------------------------------------------------------------------------------------- overrides
 
 
 @attrs.frozen
-class _Text:
-    """The value of a command-line override, not yet parsed."""
+class _Override:
+    """One value from the command line or from code, the keys that lead to it, and its place."""
 
-    argument: str
-    text: str
+    keys: tuple[str, ...]
+    value: Any
+    place: Written
 
 
-def _argument_origin(argument: str, start: int, width: int, label: str = "--set") -> Origin:
+def _overridden(document: Document, overrides: Sequence[_Override]) -> Document:
+    tables: dict[Any, Any] = {}
+    written: dict[KeyPath, Written] = {}
+    for override in overrides:
+        path = _as_found(override, document.tables)
+        _enter(tables, path, override.value)
+        enclosing = (path[:end] for end in range(1, len(path)))
+        written.update({outer: override.place for outer in enclosing if outer not in document.written})
+        written[path] = override.place
+    return _merged(document, Document(tables, written, document.source, document.name)) if overrides else document
+
+
+def _as_found(override: _Override, tables: Any) -> KeyPath:
+    """The override's keys, where each that enters an array is a number."""
+    path: KeyPath = ()
+    for name in override.keys:
+        if isinstance(tables, list):
+            if not (name.isdecimal() and int(name) < len(tables)):
+                raise RecipeError([_no_item(path, name, len(tables), override)])
+            path, tables = (*path, int(name)), tables[int(name)]
+        else:
+            path, tables = (*path, name), tables.get(name) if isinstance(tables, Mapping) else None
+    return path
+
+
+def _no_item(path: KeyPath, name: str, length: int, override: _Override) -> Problem:
+    array = ".".join(map(str, path))
+    which = "it is empty" if not length else f"its items are {', '.join(f'{array}.{i}' for i in range(length))}"
+    return Problem(f"{array} is an array and has no item {name!r}", override.place.key, (which,))
+
+
+def _enter(tables: dict[Any, Any], path: KeyPath, value: Any) -> None:
+    for part in path[:-1]:
+        inner = tables.get(part)
+        tables[part] = inner = dict(inner) if isinstance(inner, Mapping) else {}
+        tables = inner
+    tables[path[-1]] = value
+
+
+def _from_code(name: str, given: Any) -> _Override:
+    from framework.shapes import to_plain
+
+    value = to_plain(given)
+    text = f"{name} = {value!r}"
+    key = _argument_origin(text, 0, len(name), "override")
+    return _Override(_keys(name, key), value, Written(key, _argument_origin(text, len(name) + 3, 0, "override")))
+
+
+def _from_argument(argument: str) -> _Override:
+    name, equals, text = argument.partition("=")
+    key = _argument_origin(argument, 0, len(name))
+    if not equals or not name.strip():
+        raise RecipeError([Problem("an override reads KEY=VALUE", _argument_origin(argument, 0), (_EXAMPLE,))])
+    place = _argument_origin(argument, len(name) + 1)
+    return _Override(_keys(name.strip(), key), _parse_value(text, place), Written(key, place))
+
+
+def _argument_origin(argument: str, start: int, width: int = 0, label: str = "--set") -> Origin:
+    """A part of an argument, as wide as it goes unless `width` says less."""
     lead = f"{label} "
-    return Origin(label, 0, len(lead) + start + 1, max(1, width), lead + argument, str(Path().absolute()))
+    return Origin(label, 0, len(lead) + start + 1, max(1, width or len(argument) - start), lead + argument,
+                  str(Path().absolute()))  # fmt: skip
 
 
-def _parse_value(given: _Text) -> Any:
+def _keys(name: str, origin: Origin) -> tuple[str, ...]:
+    """The parts of a dotted key, which may be quoted."""
     try:
-        return tomllib.loads(f"value = {given.text}")["value"]
+        tables: Any = tomllib.loads(f"{name} = 0")
+    except tomllib.TOMLDecodeError:
+        raise RecipeError([Problem(f"{name!r} is no dotted key", origin, (_EXAMPLE,))]) from None
+    keys: tuple[str, ...] = ()
+    while isinstance(tables, dict):
+        ((part, tables),) = tables.items()
+        keys += (part,)
+    if keys[0] == "extends":
+        raise RecipeError([Problem("extends cannot be set: it stands in the recipe's file", origin)])
+    return keys
+
+
+def _parse_value(text: str, origin: Origin) -> Any:
+    said = "it holds a line break"
+    try:
+        if "\n" not in text:
+            return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError as error:
-        if _BARE_WORD.fullmatch(given.text):
-            return given.text
-        start = len(given.argument) - len(given.text)
-        said = str(error).partition(" (at ")[0]
-        hints = ('a value is written as in TOML: 3, 0.1, true, "text", [1, 2]',)
-        raise RecipeError([Problem(f"this value is not valid TOML: {said}",
-                                   _argument_origin(given.argument, start, len(given.text)), hints)]) from None  # fmt: skip
+        if _BARE_WORD.fullmatch(text):
+            return text
+        said = str(error).partition(" (at ")[0].lower()
+    raise RecipeError([Problem(f"this value is not valid TOML: {said}", origin, (_VALUES,))])
 
 
-def _override(document: Document, name: str, given: Any) -> Document:
-    """The document with one value replaced; a table in the way is made, an array is entered by number."""
-    path = tuple(int(part) if part.isdigit() else part for part in name.split("."))
-    if isinstance(given, _Text):
-        value = _parse_value(given)
-        key = _argument_origin(given.argument, 0, len(name))
-        place = Written(key, _argument_origin(given.argument, len(given.argument) - len(given.text), len(given.text)))
-    else:
-        from framework.shapes import to_plain
+_EXAMPLE = "for instance: --set optimizer.lr=0.01"
+_VALUES = """values are TOML: 3, 0.1, true, [1,2], word; with spaces, quoted for the shell too: 'key="two words"'"""
 
-        value = to_plain(given)
-        text = f"{name} = {value!r}"
-        place = Written(*(_argument_origin(text, s, w, "override") for s, w in ((0, len(name)), (len(name) + 3, len(repr(value))))))  # fmt: skip
-    if any(isinstance(part, int) for part in path):
-        return _override_item(document, path, value, place)
-    tables: Any = value
-    for part in reversed(path):
-        tables = {part: tables}
-    written = {path[:end]: place for end in range(1, len(path) + 1)}
-    merged = _merged(document, Document(tables, {path: place}, document.source, document.name))
-    return attrs.evolve(merged, written={**written, **merged.written})
-
-
-def _override_item(document: Document, path: KeyPath, value: Any, place: Written) -> Document:
-    import copy
-
-    tables = copy.deepcopy(document.tables)
-    target: Any = tables
-    try:
-        for part in path[:-1]:
-            target = target[part]
-        target[path[-1]] = value
-    except (KeyError, IndexError, TypeError):
-        dotted = ".".join(map(str, path))
-        raise RecipeError([Problem(f"there is no {dotted} to set", place.key)]) from None
-    return Document(tables, {**document.written, path: place}, document.source, document.name)
-
-
-__all__ = ["Document", "Entry", "find_recipe", "read_document", "recipes_folder", "shipped_recipes"]
+__all__ = ["Document", "find_recipe", "read_document", "recipes_folder", "shipped_recipes"]

@@ -110,8 +110,9 @@ def _shape_of(tensor: Tensor) -> Tensor:
 
 def _loose_tensors(network: nn.Module) -> Iterator[Tensor]:
     """Tensors that modules keep as plain attributes."""
+    own = vars(nn.Module())
     for module in network.modules():
-        plain = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+        plain = {name: value for name, value in vars(module).items() if name not in own}
         yield from (leaf for leaf in tree_leaves(plain) if isinstance(leaf, Tensor))
 
 
@@ -119,16 +120,18 @@ def _loose_tensors(network: nn.Module) -> Iterator[Tensor]:
 def _quiet_random_state() -> Iterator[None]:
     """Whatever is drawn inside is not missed outside."""
     state = random.getstate()
-    with torch.random.fork_rng(devices=[]):
-        yield
-    random.setstate(state)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(state)
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the moment at which each module is first called and each parameter first used."""
 
     def __init__(self, ghost: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.modules: dict[str, int] = {}
         self.parameters: dict[str, int] = {}
         self._clock = 0

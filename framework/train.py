@@ -18,10 +18,9 @@ from framework.measure import peak_device_mb, peak_rss_mb
 from framework.mixing import mix
 from framework.paths import require_paths
 from framework.recalibrate import recalibrate
-from framework.run import Run
+from framework.running import Run
 from framework.score import higher_is_better, score
 from framework.streams import stream_seed
-
 
 SETTLE_EVERY = {True: 1, False: 32}
 """Batches between two looks at the loss: on a CPU it is there at once, elsewhere a look waits for the device."""
@@ -128,7 +127,8 @@ def require_finite(run: Run) -> None:
         FwError: the loss is no number any more.
     """
     if not math.isfinite(run.standing.loss_sum):
-        raise FwError(f"the loss is {run.standing.loss_sum} at step {run.standing.step} of epoch {run.standing.epoch + 1}",
+        at = run.standing
+        raise FwError(f"the loss is {at.loss_sum} at step {at.step}, in epoch {at.epoch + 1}",
                       "lower optimizer.lr, or set train.clip_norm")  # fmt: skip
 
 
@@ -163,7 +163,7 @@ def choose_best(run: Run, metrics: dict[str, float]) -> None:
     at, keys = run.standing, run.parts.recipe.train
     value = metrics.get(keys.monitor.removeprefix("val."), math.nan)
     sign = 1 if higher_is_better(keys.monitor, run.parts.metrics) else -1
-    if not at.best.epoch or sign * value > sign * at.best.value:
+    if not at.best.epoch or math.isnan(at.best.value) or sign * value > sign * at.best.value:
         at.best.epoch, at.best.value, at.best.metrics = at.epoch + 1, value, dict(metrics)
         checkpoint.save_best(run)
     at.stopped_early = bool(keys.patience) and at.epoch + 1 - at.best.epoch >= keys.patience
@@ -181,7 +181,7 @@ def end_epoch(run: Run) -> None:
     run.watchers.tell("fw_checkpoint_written", epoch=at.epoch, step=at.step, path=str(checkpoint.path_of(run.folder)))
     run.watchers.tell("fw_epoch_ended", **facts, network=run.parts.network)
     run.display.epoch({**facts, "memory_mb": peak_rss_mb(), "device_mb": peak_device_mb(run.parts.device),
-                       "seconds": run.clock.seconds.get("train", 0.0) + run.clock.seconds.get("validate", 0.0)})  # fmt: skip
+                       "seconds": sum(run.clock.seconds.get(name, 0.0) for name in ("train", "validate"))})  # fmt: skip
     stop_if_asked(run)
 
 
@@ -232,5 +232,3 @@ def begin_plan(run: Run) -> None:
     require_paths(run)
     run.parts.frozen.auditor.open(plan)
     run.standing.movable |= recalibrated | checkpoint.movable(run.parts)
-
-

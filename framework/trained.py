@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from framework import results, rundir
-from framework.assemble import Builder, place, require_monitor, set_threads
+from framework.assemble import Builder, loss, place, require_monitor, set_threads
 from framework.contracts import Data, InputSpec, Pipeline, Split, UnreadableImage
-from framework.data import Images, class_counts, loader
+from framework.data import Images, loader
 from framework.errors import FwError, Problem, RecipeError
 from framework.feed import Fed
 from framework.index import Index
@@ -115,7 +115,11 @@ def read_trained(folder: Path, index: Index, overrides: Sequence[str] = ()) -> t
     import json
 
     summary = json.loads((folder / rundir.SUMMARY).read_text()) if rundir.is_finished(folder) else {}
-    return recipe, builder, Trained(model.network, builder.pipeline("eval", model.spec), task.classes, task, model.spec, summary)
+    return (
+        recipe,
+        builder,
+        Trained(model.network, builder.pipeline("eval", model.spec), task.classes, task, model.spec, summary),
+    )
 
 
 def _recipe(folder: Path, index: Index, overrides: Sequence[str]) -> Recipe:
@@ -143,19 +147,17 @@ def evaluate(folder: Path, index: Index, overrides: Sequence[str]) -> dict[str, 
     metrics = builder.metrics(data.task)
     require_monitor(recipe, metrics, data.task)
     feed = _Reader(recipe, trained)
-    counts = class_counts(data.train, data.task.num_classes)
-    criterion = builder.part("loss").build(data.task, counts)
-    if isinstance(criterion, nn.Module):
-        criterion.to(feed.device)
+    criterion = loss(builder, data, feed.device)
     found = {
-        name: score(feed, split, data.task, criterion, metrics, feed.autocast)
-        for name, split in _scored_splits(data)
+        name: score(feed, split, data.task, criterion, metrics, feed.autocast) for name, split in _scored_splits(data)
     }
     return {
         "run_dir": str(folder),
         "data": {"fingerprint": data.fingerprint, "images": {name: len(s.positions) for name, s in found.items()}},
         "metrics": {name: scores.metrics for name, scores in found.items()},
-        "skipped_images": {split.names[p]: reason for name, split in _scored_splits(data) for p, reason in found[name].skipped},
+        "skipped_images": {
+            split.names[p]: reason for name, split in _scored_splits(data) for p, reason in found[name].skipped
+        },
         "transfer": trained.summary.get("transfer"),
     }
 
@@ -184,14 +186,21 @@ class _Reader:
         keys = self.recipe.train
         images = Images(split, self.trained.transform, self.recipe.seed, self.recipe.parts["data"].core.on_error)
         for batch in loader(images, list(range(len(split))), 0, keys.batch_size, keys.workers):
-            yield Fed(batch.images.to(self.device), split.targets[batch.positions].to(self.device), batch.positions, batch.skipped)
+            yield Fed(
+                batch.images.to(self.device),
+                split.targets[batch.positions].to(self.device),
+                batch.positions,
+                batch.skipped,
+            )
 
     def forward(self, inputs: Tensor) -> Tensor:
         logits: Tensor = self.trained.module(inputs)
         return logits
 
     def autocast(self) -> AbstractContextManager[Any]:
-        return nullcontext() if self.recipe.train.precision == "fp32" else torch.autocast(self.device.type, torch.bfloat16)
+        return (
+            nullcontext() if self.recipe.train.precision == "fp32" else torch.autocast(self.device.type, torch.bfloat16)
+        )
 
 
 def predict(folder: Path, index: Index, images: Sequence[Path]) -> list[dict[str, Any]]:

@@ -37,9 +37,7 @@ class Unit:
     dense: bool
 
 
-def derive_grouping(
-    network: nn.Module, root: str, parameters: Sequence[str], moments: Mapping[str, int]
-) -> Grouping:
+def derive_grouping(network: nn.Module, root: str, parameters: Sequence[str], moments: Mapping[str, int]) -> Grouping:
     """Stages and neck of the part of a network that is called `root`.
 
     The tree is opened at the module with the most parametrised modules in it until there are four parts; lone norm

@@ -67,7 +67,9 @@ def build_backbone(component: Component, keys: BackboneKeys, config: Any, seed: 
 
 
 def _advice(sources: Sequence[str]) -> str:
-    more = "" if "random" in sources else '; "random" at the end of the list runs without pretrained weights, and says so'
+    more = (
+        "" if "random" in sources else '; "random" at the end of the list runs without pretrained weights, and says so'
+    )
     return f"add another source to backbone.weights{more}"
 
 
@@ -142,7 +144,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # each reader has its own family of errors for a bad file
         reason = str(error).strip().partition("\n")[0]
         raise FwError(f"cannot read weights from {path}: {reason}",
-                      "it must be a .safetensors file, or a .pth file that holds nothing but tensors") from error  # fmt: skip
+                      "take a .safetensors file, or a .pth file that holds nothing but tensors") from error  # fmt: skip
     for wrapper in ("state_dict", "model", "model_state_dict"):
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
@@ -172,7 +174,7 @@ def load_backbone(module: nn.Module, state: Mapping[str, Tensor], place: Path) -
     found = [f"{len(names)} {what} ({_some(names)})" for what, names in complaints.items() if names]
     if found:
         raise FwError(f"the weights in {place} do not fit this backbone: " + ", ".join(found),
-                      "check that backbone.use, in_channels and image_size are those that the weights were made with")  # fmt: skip
+                      "backbone.use, in_channels and image_size must be those that they were made with")  # fmt: skip
     module.load_state_dict(offered)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import attrs
-from fw_freezing.once import Once
 
 import framework as fw
+from fw_freezing.once import Once
 
 
 @attrs.frozen(kw_only=True)

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 import attrs
-from fw_freezing.once import Once
 
 import framework as fw
+from fw_freezing.once import Once
 
 
 @attrs.frozen(kw_only=True)

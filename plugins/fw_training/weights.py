@@ -44,17 +44,12 @@ def positive_weights(weights: Weights, task: fw.Task, counts: Sequence[int], ima
         images: all training images.
 
     Raises:
-        FwError: a list of another length; a class without a positive image; the number of images is not known.
+        FwError: a list of another length; a class without a positive image.
     """
     if weights == "none":
         return None
     if not isinstance(weights, str):
         return _stated("pos_weight", weights, task)
-    if not images:
-        raise fw.FwError(
-            '[loss] pos_weight = "balanced" needs the number of training images, which was not given',
-            "state one weight per class",
-        )
     empty = [name for name, count in zip(task.classes, counts, strict=True) if not count]
     if empty:
         raise fw.FwError(

@@ -1,4 +1,4 @@
-"""Run: one training run in flight, its objects and where it stands."""
+"""Running: one training run in flight, its objects and where it stands."""
 
 from __future__ import annotations
 
@@ -165,5 +165,3 @@ def new_schedule(parts: Assembly, feed: Feed) -> Schedule:
     steps = math.ceil(feed.batches_per_epoch() / parts.recipe.train.accumulate)
     keys = parts.recipe.train
     return build_schedule(parts.phases, parts.optimizer, steps, keys.epochs, keys.max_steps)
-
-

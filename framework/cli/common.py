@@ -1,0 +1,71 @@
+"""Common: the options that several commands share, and how they open the index and print."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from framework.index import Index
+
+set_option = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="change one key, e.g. optimizer.lr=0.01; repeatable"
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="standard output holds JSON and nothing else")
+
+
+def say(text: str = "") -> None:
+    """A line on standard error, which is for people, whatever standard output is for."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def open_index() -> Index:
+    """The index of the installed plugins; a line warns of each one that is broken.
+
+    Raises:
+        FwError: two plugins with one name; a misspelt hook.
+    """
+    from framework.index import installed_index
+
+    index = installed_index(say)
+    index.require_sound()
+    for record in index.broken:
+        say(f"warning: plugin {record.source.label} is broken and left out: {' '.join(record.fault.split())}")
+    return index
+
+
+def refuse_distributed(action: str) -> None:
+    """
+    Raises:
+        FwError: the process is one of several that a launcher started.
+    """
+    ranks = os.environ.get("WORLD_SIZE", "1")
+    if ranks.isdecimal() and int(ranks) > 1:
+        from framework.errors import FwError
+
+        rank = os.environ.get("RANK", "?")
+        raise FwError(
+            f"this is process {rank} of {ranks} of a distributed launch (WORLD_SIZE={ranks}), "
+            "but a run uses one process and one device",
+            f"start it without a launcher: fw {action}",
+        )
+
+
+def print_json(value: Any) -> None:
+    """A JSON document on standard output."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def aligned(rows: Iterable[Sequence[str]], gap: str = "  ") -> list[str]:
+    """Rows of cells as lines with aligned columns; the last column runs on."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    columns = max((len(row) for row in cells), default=0)
+    widths = [max((len(row[i]) for row in cells if i < len(row) - 1), default=0) for i in range(columns)]
+    return [
+        gap.join([*(cell.ljust(widths[i]) for i, cell in enumerate(row[:-1])), *row[-1:]]).rstrip() for row in cells
+    ]

@@ -1,0 +1,30 @@
+"""`fw resume`: goes on with a run that was stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from framework.cli.common import json_option, open_index, print_json, refuse_distributed
+
+
+@click.command()
+@click.argument("run_dir", type=click.Path(path_type=Path))
+@json_option
+def command(run_dir: Path, as_json: bool) -> None:
+    """Go on with a run that was stopped, bit for bit as if it had not been.
+
+    \b
+    Example:
+      fw resume runs/photos
+    """
+    refuse_distributed(f"resume {run_dir}")
+    index = open_index()
+    from framework.cli.display import chosen_display
+    from framework.runs import resume_run
+
+    with chosen_display(as_json) as display:
+        summary = resume_run(run_dir, index, display)
+    if as_json:
+        print_json(summary)

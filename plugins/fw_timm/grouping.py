@@ -1,0 +1,88 @@
+"""timm's own coarse grouping of a model's parameters, as stages and neck."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+from timm.models import group_parameters
+from torch import nn
+
+import framework as fw
+
+_JOINS_PREVIOUS = 99999
+_STANDS_ALONE = 99998
+_MATCHES_NOTHING = "\0"
+
+
+def coarse_grouping(module: nn.Module) -> fw.Grouping | None:
+    """The groups of `group_matcher(coarse=True)`, input to output; None where a model brings no matcher, or one group.
+
+    What timm adds to the last group (`norm`, `conv_head`) and what its matcher leaves over is the neck: the classifier
+    itself is gone. The same kind of group further up stays with the group before it.
+    """
+    matcher_of: Any = getattr(module, "group_matcher", None)
+    if matcher_of is None:
+        return None
+    groups = _ordered_groups([name for name, _ in module.named_parameters()], matcher_of(coarse=True))
+    last = max((index for index, (_, extra) in enumerate(groups) if not extra), default=-1)
+    stages: list[list[str]] = []
+    for names, extra in groups[: last + 1]:
+        if extra and stages:
+            stages[-1].extend(names)
+        else:
+            stages.append(names)
+    neck = [name for names, _ in groups[last + 1 :] for name in names]
+    return fw.Grouping(tuple(map(tuple, stages)), tuple(neck)) if len(stages) > 1 else None
+
+
+@attrs.frozen
+class _Names:
+    """Names, as timm's grouping asks for them."""
+
+    names: Sequence[str]
+
+    def named_parameters(self) -> Iterator[tuple[str, None]]:
+        return ((name, None) for name in self.names)
+
+
+def _group(names: Sequence[str], matcher: Any, reverse: bool = False) -> Any:
+    listing: Any = _Names(names)
+    return group_parameters(listing, matcher, reverse=reverse)
+
+
+def _ordered_groups(names: Sequence[str], matcher: Any) -> list[tuple[list[str], bool]]:
+    """Each group's parameter names, and whether it is an extra one: joined to the group before it, or left over."""
+    joined = _group([*names, _MATCHES_NOTHING], matcher, reverse=True)
+    apart = _group(names, _without_joining(matcher))
+    groups: list[tuple[list[str], bool]] = []
+    before = None
+    for members in apart.values():
+        group = joined[members[0]]
+        groups.append((list(members), group in (before, joined[_MATCHES_NOTHING])))
+        before = group
+    return groups
+
+
+def _without_joining(matcher: Any) -> Any:
+    """The same matcher, with groups of their own for what timm joins to the group before."""
+    if not isinstance(matcher, Mapping):
+        return _call_without_joining(matcher)
+    return {name: _open(spec) for name, spec in matcher.items()}
+
+
+def _open(spec: Any) -> Any:
+    if not isinstance(spec, (tuple, list)):
+        return spec
+    return [(pattern, (_STANDS_ALONE,) if suffix == (_JOINS_PREVIOUS,) else suffix) for pattern, suffix in spec]
+
+
+def _call_without_joining(matcher: Callable[[str], Any]) -> Callable[[str], Any]:
+    def opened(name: str) -> Any:
+        order = matcher(name)
+        if isinstance(order, (tuple, list)) and order and order[-1] == _JOINS_PREVIOUS:
+            return (*order[:-1], _STANDS_ALONE)
+        return order
+
+    return opened

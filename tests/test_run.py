@@ -1,0 +1,313 @@
+"""A whole run, from a recipe to its directory: what it trains, what it proves, what it leaves."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+import framework as fw
+from framework.display import NullDisplay
+from framework.recipe import load_recipe
+from framework.runs import start_run
+from framework.trained import evaluate, predict, read_trained
+
+FAST = [
+    "data.images=60",
+    "data.classes=3",
+    "data.size=40",
+    "backbone.image_size=32",
+    "train.batch_size=10",
+    "train.epochs=2",
+]
+TINY = ["data.images=20", "train.epochs=1", "train.batch_size=6"]
+NETWORKS = {
+    "batch_norm": "torchvision/resnet18",
+    "norm_act": "timm/test_efficientnet",
+    "layer_norm": "timm/test_vit",
+    "group_norm": "timm/resnet50_gn",
+}
+
+
+@pytest.fixture
+def go(index, tmp_path: Path):
+    """Runs `smoke` with overrides and gives the summary."""
+
+    def run(*overrides: str, name: str = "run", recipe: str = "smoke", fast: bool = True) -> dict:
+        checked = load_recipe(recipe, index, [*(FAST if fast else []), *overrides])
+        return start_run(checked, index, tmp_path / name, False, NullDisplay())
+
+    return run
+
+
+@pytest.mark.parametrize("norm", ["fixed", "batch", "recalibrate"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_frozen_runs_leave_the_backbone_as_it_was(go, network: str, norm: str) -> None:
+    summary = go(f"backbone.use={NETWORKS[network]}", "freezing.use=frozen", f"freezing.norm={norm}", *TINY)
+    audit = summary["audit"]
+    assert audit["frozen_moved"] == 0
+    assert audit["trainable_tensors"] == 2
+    assert audit["trainable_never_moved"] == []
+    statistics = audit["buffers_moved_by_plan"]
+    if norm == "batch" and network in ("batch_norm", "norm_act"):
+        assert statistics
+        assert all(
+            name.rsplit(".", 1)[1] in ("running_mean", "running_var", "num_batches_tracked") for name in statistics
+        )
+    else:
+        assert statistics == []
+    if network == "batch_norm":
+        assert audit["frozen_tensors"] + len(statistics) == 120
+
+
+def test_recalibration_takes_the_statistics_of_the_training_images(go, index, tmp_path: Path) -> None:
+    """One pass, a cumulative average: the same as averaging each batch norm's batch statistics by hand."""
+    go("freezing.use=frozen", "freezing.norm=recalibrate", "train.epochs=1")
+    _, builder, trained = read_trained(tmp_path / "run", index)
+    network = trained.module
+    data = builder.data()
+    first = network.backbone.bn1
+    means = []
+    first.register_forward_hook(lambda module, inputs, output: means.append(inputs[0].mean(dim=(0, 2, 3))))
+    with torch.no_grad():
+        for at in range(0, len(data.train), 10):
+            network(
+                torch.stack([trained.transform(data.train.load(p)) for p in range(at, min(at + 10, len(data.train)))])
+            )
+    assert torch.allclose(first.running_mean, torch.stack(means).mean(0), atol=1e-5)
+    assert int(first.num_batches_tracked) == len(means)
+
+
+def test_the_run_directory_holds_all_that_was_read_decided_and_produced(go, tmp_path: Path) -> None:
+    summary = go()
+    folder = tmp_path / "run"
+    names = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+    assert names == {"recipe.toml", "environment.json", "metrics.jsonl", "timing.jsonl", "summary.json",
+                     "model.safetensors", "checkpoint.safetensors", "predictions/val.csv", "predictions/test.csv"}  # fmt: skip
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    assert summary["transfer"] is False
+    assert summary["heading"] == "RANDOM BACKBONE: not transfer learning"
+    wanted = {"name", "status", "transfer", "metrics", "weights", "params", "partition", "audit", "time_s",
+              "images_per_s", "memory_mb", "engine", "environment"}  # fmt: skip
+    assert wanted <= set(summary)
+    resolved = tomllib.loads((folder / "recipe.toml").read_text())
+    assert resolved["optimizer"]["momentum"] == 0.9
+    assert resolved["optimizer"]["nesterov"] is False, "every default is filled in"
+    rows = list(csv.DictReader((folder / "predictions" / "test.csv").open()))
+    assert len(rows) == summary["data"]["images"]["test"]
+    hits = sum(row["target"] == row["predicted"] for row in rows) / len(rows)
+    assert hits == pytest.approx(summary["metrics"]["best"]["test"]["accuracy"])
+    assert all(math.isclose(sum(float(row[f"p_class_{c}"]) for c in range(3)), 1, abs_tol=1e-4) for row in rows)
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        facts = json.loads(file.metadata()["facts"])
+    assert facts["classes"] == ["class_0", "class_1", "class_2"]
+    assert facts["head"]["use"] == "linear"
+    assert facts["input"]["size"] == [32, 32]
+    log = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in log] == [1, 2]
+
+
+def test_the_resolved_recipe_gives_the_same_run(go, index, tmp_path: Path) -> None:
+    first = go(name="one")
+    again = load_recipe(tmp_path / "one" / "recipe.toml", index)
+    second = start_run(again, index, tmp_path / "two", False, NullDisplay())
+    assert first["metrics"] == second["metrics"]
+    assert (tmp_path / "one" / "recipe.toml").read_text() == (tmp_path / "two" / "recipe.toml").read_text()
+
+
+def test_a_run_directory_is_never_overwritten_by_accident(go, index, tmp_path: Path, snapshot) -> None:
+    go()
+    before = (tmp_path / "run" / "summary.json").read_bytes()
+    with pytest.raises(fw.FwError) as error:
+        go()
+    snapshot("output_in_use", error.value.render())
+    assert (tmp_path / "run" / "summary.json").read_bytes() == before
+    other = tmp_path / "photos"
+    other.mkdir()
+    (other / "cat.png").write_bytes(b"mine")
+    recipe = load_recipe("smoke", index, FAST)
+    with pytest.raises(fw.FwError, match="no run directory"):
+        start_run(recipe, index, other, True, NullDisplay())
+    assert (other / "cat.png").read_bytes() == b"mine"
+    assert start_run(recipe, index, tmp_path / "run", True, NullDisplay())["status"] == "done"
+
+
+def test_multilabel_from_data_to_predictions(go, tmp_path: Path) -> None:
+    summary = go("data.kind=multilabel", "loss.use=torch/BCEWithLogitsLoss", "train.epochs=3")
+    assert summary["task"]["kind"] == "multilabel"
+    assert 0 <= summary["metrics"]["best"]["test"]["auroc"] <= 1
+    rows = list(csv.DictReader((tmp_path / "run" / "predictions" / "test.csv").open()))
+    for row in rows:
+        present = [name for name in ("class_0", "class_1", "class_2") if float(row[f"p_{name}"]) >= 0.5]
+        assert row["predicted"] == "|".join(present)
+
+
+def test_a_loss_that_does_not_fit_the_task_is_refused_before_any_work(go, snapshot) -> None:
+    with pytest.raises(fw.FwError) as error:
+        go("data.kind=multilabel")
+    snapshot("loss_of_another_task", error.value.render())
+
+
+def test_accumulating_batches_is_one_larger_batch(go) -> None:
+    """Also where the last step has fewer batches, and the last batch fewer images."""
+    common = ["data.images=70", "freezing.use=frozen", "train.epochs=2", "optimizer.lr=0.5"]
+    whole = go(*common, "train.batch_size=16", name="whole")
+    parts = go(*common, "train.batch_size=8", "train.accumulate=2", name="parts")
+    assert whole["steps"] == parts["steps"] == 6
+    one, other = whole["metrics"]["final"], parts["metrics"]["final"]
+    assert one["train"]["loss"] == pytest.approx(other["train"]["loss"], rel=1e-4)
+    assert one["val"]["loss"] == pytest.approx(other["val"]["loss"], rel=1e-4)
+
+
+def test_what_changes_results_and_what_does_not(go) -> None:
+    augmented = ["transform.train.use=augment", "freezing.use=full"]
+    plain = go(*augmented, name="plain")
+    assert go(*augmented, "train.workers=2", name="workers")["metrics"] == plain["metrics"]
+    assert go(*augmented, "seed=1", name="seed")["metrics"] != plain["metrics"]
+    assert go(*augmented, "train.mixup=0.4", "train.cutmix=1.0", name="mixed")["metrics"] != plain["metrics"]
+    clipped = go(*augmented, "train.clip_norm=0.01", name="clipped")
+    assert clipped["metrics"] != plain["metrics"]
+    assert go(*augmented, "train.precision=bf16", name="bf16")["status"] == "done"
+    balanced = go(*augmented, "train.sampler=balanced", name="balanced")
+    assert balanced["metrics"] != plain["metrics"]
+
+
+def test_max_steps_and_patience_stop_a_run(go) -> None:
+    short = go("train.max_steps=5", "train.epochs=9", name="short")
+    assert (short["steps"], short["epochs"]) == (5, 2)
+    still = go("optimizer.lr=1e-12", "train.epochs=9", "train.patience=2", "freezing.use=frozen", name="still")
+    assert still["stopped_early"]
+    assert still["epochs"] == still["metrics"]["best"]["epoch"] + 2
+
+
+def test_a_loss_that_explodes_is_one_clear_error(go) -> None:
+    with pytest.raises(fw.FwError, match="lower optimizer"):
+        go("optimizer.lr=1e38", "freezing.use=full")
+
+
+def test_parameters_that_nothing_uses_are_named_before_training(index, go, monkeypatch) -> None:
+    from framework.network import Network
+
+    original = Network.__init__
+
+    def with_idle_part(self, backbone, head) -> None:
+        original(self, backbone, head)
+        self.backbone.layer4.idle = torch.nn.Linear(3, 3)
+
+    monkeypatch.setattr(Network, "__init__", with_idle_part)
+    with pytest.raises(fw.FwError, match=r"2 trainable parameters have no path to the loss: backbone.layer4.idle"):
+        go("freezing.use=full")
+
+
+def test_a_single_image_left_over_is_refused_where_batch_norm_cannot_take_it(go) -> None:
+    with pytest.raises(fw.FwError, match="drop_last"):
+        go("data.images=60", "train.batch_size=7", "freezing.use=full", "backbone.image_size=32")
+    assert (
+        go("data.images=60", "train.batch_size=7", "freezing.use=full", "train.drop_last=true", name="x")["status"]
+        == "done"
+    )
+
+
+def test_evaluate_and_predict_agree_with_the_run(go, index, tmp_path: Path) -> None:
+    summary = go("train.epochs=3")
+    folder = tmp_path / "run"
+    scores = evaluate(folder, index, ())
+    assert scores["metrics"]["test"] == summary["metrics"]["best"]["test"]
+    other = evaluate(folder, index, ["data.images=90"])
+    assert other["data"]["images"]["test"] == 18
+    with pytest.raises(fw.FwError, match="same classes"):
+        evaluate(folder, index, ["data.classes=5"])
+    with pytest.raises(fw.FwError, match="cannot be set"):
+        evaluate(folder, index, ["backbone.use=timm/test_vit"])
+
+    from torchvision.transforms.v2.functional import to_pil_image
+
+    _, builder, _ = read_trained(folder, index)
+    images = tmp_path / "images"
+    images.mkdir()
+    test = builder.data().test
+    for position in range(4):
+        to_pil_image(test.load(position)).save(images / f"{position}.png")
+    (images / "broken.png").write_bytes(b"not a picture")
+    rows = predict(folder, index, [images])
+    assert [Path(row["image"]).name for row in rows] == ["0.png", "1.png", "2.png", "3.png", "broken.png"]
+    assert "error" in rows[-1]
+    saved = list(csv.DictReader((folder / "predictions" / "test.csv").open()))
+    for row, before in zip(rows[:4], saved, strict=False):
+        assert row["predicted"] == before["predicted"]
+        assert row["p_class_0"] == pytest.approx(float(before["p_class_0"]), abs=1e-4)
+    with pytest.raises(fw.FwError, match="no file"):
+        predict(folder, index, [tmp_path / "nothing.png"])
+
+
+def test_weights_of_an_earlier_run_are_carried_over(go, index, tmp_path: Path) -> None:
+    go("freezing.use=full", name="first")
+    second = go("freezing.use=frozen", f"backbone.weights=['run:{tmp_path / 'first'}']", name="second")
+    assert second["weights"]["used"].startswith("run:")
+    assert second["transfer"] is False, "what came from random weights is still no transfer"
+    one = read_trained(tmp_path / "first", index)[2].module.backbone.state_dict()
+    two = read_trained(tmp_path / "second", index)[2].module.backbone.state_dict()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    pinned = tomllib.loads((tmp_path / "second" / "recipe.toml").read_text())["backbone"]["sha256"]
+    assert pinned == second["weights"]["sha256"] != ""
+
+
+def test_weights_from_a_file_must_fit(go, tmp_path: Path, snapshot) -> None:
+    import torchvision
+
+    model = torchvision.models.resnet18()
+    torch.save(model.state_dict(), tmp_path / "whole.pth")
+    summary = go(f"backbone.weights=['file:{tmp_path / 'whole.pth'}']", name="whole")
+    assert summary["transfer"] is True
+    assert len(summary["weights"]["sha256"]) == 64
+    state = model.state_dict()
+    state["extra.weight"] = state.pop("layer1.0.conv1.weight")
+    state["conv1.weight"] = torch.zeros(64, 1, 7, 7)
+    torch.save(state, tmp_path / "other.pth")
+    with pytest.raises(fw.FwError) as error:
+        go(f"backbone.weights=['file:{tmp_path / 'other.pth'}', 'random']", name="other")
+    snapshot("weights_do_not_fit", error.value.render())
+    torch.save(model, tmp_path / "pickled.pth")
+    with pytest.raises(fw.FwError, match="nothing but tensors"):
+        go(f"backbone.weights=['file:{tmp_path / 'pickled.pth'}']", name="pickled")
+    with pytest.raises(fw.FwError) as error:
+        go(f"backbone.weights=['file:{tmp_path / 'missing.pth'}']", name="missing")
+    snapshot("weights_missing", error.value.render())
+
+
+def test_from_python(tmp_path: Path) -> None:
+    overrides = dict(override.split("=") for override in FAST)
+    result = fw.run("smoke", {key: int(value) for key, value in overrides.items()}, out=tmp_path / "run")
+    assert result["status"] == "done"
+    assert "accuracy" in result._repr_html_()
+    assert len(result.predictions("test")) == 12
+    trained = fw.load(tmp_path / "run")
+    image = torch.zeros(3, 50, 60, dtype=torch.uint8)
+    probabilities = trained.predict([image, image])
+    assert probabilities.shape == (2, 3)
+    assert torch.allclose(probabilities.sum(1), torch.ones(2))
+
+
+def test_freezing_a_model_of_ones_own() -> None:
+    import torchvision
+
+    model = torchvision.models.resnet18(num_classes=3)
+    frozen = fw.freeze(model, "last_stages", n=1, image_size=64)
+    optimizer = torch.optim.SGD(frozen.parameters(), lr=0.1)
+    for _ in range(2):
+        model.train()
+        model(torch.randn(4, 3, 64, 64)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    audit = frozen.audit()
+    assert audit["frozen_moved"] == 0
+    assert audit["frozen_tensors"] == 122 - 30 - 2
+    assert {name.split(".")[0] for name in audit["buffers_moved_by_plan"]} == {"layer4"}
+    with pytest.raises(fw.FwError, match="did you mean 'last_stages'"):
+        fw.freeze(model, "last_stage")

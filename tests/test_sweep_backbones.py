@@ -1,0 +1,265 @@
+"""Every backbone of both libraries: head replaced, layout derived; and real training steps over the families."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import attrs
+import pytest
+import torch
+from torch import nn
+
+import framework as fw
+from framework import layout as layout_module
+from framework import tracing
+from framework.layout import derive_layout
+from framework.network import Network
+
+pytestmark = [pytest.mark.sweep, pytest.mark.timeout(1500)]
+
+CLASSES = 5
+WORKERS = min(4, os.cpu_count() or 1)
+
+
+@attrs.frozen
+class Finding:
+    """What one name gave.
+
+    Attributes:
+        name: of the component.
+        problem: why it cannot be used, or nothing.
+        library_groups: whether the library brought the stages.
+        stages, trained: how many stages; how many parameters `last_stages` trains.
+        numbers: parameters in all.
+        fixed: parameters that the library itself keeps from training (tables of sines and cosines).
+        fresh: whether its structure was traced for the first time.
+    """
+
+    name: str
+    problem: str = ""
+    library_groups: bool = False
+    stages: int = 0
+    trained: int = 0
+    numbers: int = 0
+    fixed: tuple[str, ...] = ()
+    fresh: bool = True
+
+
+@contextmanager
+def parameters_on_meta() -> Iterator[None]:
+    """Every parameter loses its data as it is registered: builders that compute with tensors still work."""
+    register = nn.Module.register_parameter
+
+    def hollow(self: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None and parameter.device.type != "meta":
+            parameter = nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+        register(self, name, parameter)
+
+    nn.Module.register_parameter = hollow  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
+
+
+def families() -> dict[str, Any]:
+    from fw_timm.backbones import backbone_family as timm_family
+    from fw_torchvision.backbones import backbone_family as torchvision_family
+
+    return {"timm": timm_family(), "torchvision": torchvision_family()}
+
+
+def structure(module: nn.Module) -> tuple[Any, ...]:
+    """Equal for modules that run the same code on tensors of the same shapes."""
+    modules = tuple((name, type(part)) for name, part in module.named_modules())
+    return modules, tuple((name, tuple(parameter.shape)) for name, parameter in module.named_parameters())
+
+
+class TraceOnce:
+    """Traces each structure once; the models of one library that differ in their weights alone share a trace."""
+
+    def __init__(self) -> None:
+        self.seen: dict[Any, Any] = {}
+        self.trace = tracing.trace
+
+    def __call__(self, module: nn.Module, size: tuple[int, int, int]) -> Any:
+        key = structure(module)
+        if key not in self.seen:
+            self.seen[key] = self.trace(module, size)
+        return self.seen[key]
+
+
+def examine_all(family: str, names: Sequence[str]) -> list[Finding]:
+    """Findings of some names of one family; runs in a process of its own."""
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    once = TraceOnce()
+    tracing.trace = layout_module.trace = once  # type: ignore[assignment]
+    members = families()[family]
+    found = []
+    for name in names:
+        before = len(once.seen)
+        try:
+            finding = examine(members.member(name))
+        except Exception as error:
+            finding = Finding(f"{family}/{name}", problem=f"{type(error).__name__}: {error}".partition("\n")[0])
+        found.append(attrs.evolve(finding, fresh=len(once.seen) > before))
+    return found
+
+
+def build(component: fw.Component, **request: Any) -> fw.Backbone:
+    backbone: fw.Backbone = component.config(**component.fixed).build(fw.BackboneRequest(**request))
+    return backbone
+
+
+def examine(component: fw.Component) -> Finding:
+    with parameters_on_meta() if component.name.startswith("torchvision/") else torch.device("meta"):
+        backbone = build(component)
+        network = Network(backbone.module, nn.Linear(backbone.feature_dim, CLASSES))
+    layout = derive_layout(network, backbone.grouping, (3, *backbone.input.size))
+    owned = [name for name, _ in network.named_parameters()]
+    assert sorted(layout.parameters) == sorted(owned), "not every parameter is in exactly one stage"
+    modules = [name for stage in layout.stages for name in stage.modules]
+    assert sorted(modules) == sorted(name for name, _ in network.named_modules() if name), "modules are left out"
+    names = [stage.name for stage in layout.stages]
+    assert len(set(names)) == len(names), "two stages have one name"
+    assert layout.head.parameters == ("head.weight", "head.bias"), "the head is not the new one"
+    assert len(layout.body) > 1, "the backbone is a single stage"
+    last = [name for stage in (layout.body[-1], *layout.tail, layout.head) for name in stage.parameters]
+    assert layout.body[-1].parameters, "the last stage is empty"
+    numbers = sum(parameter.numel() for parameter in network.parameters())
+    fixed = tuple(name for name, parameter in network.named_parameters() if not parameter.requires_grad)
+    return Finding(component.name, "", backbone.grouping is not None, len(layout.stages), len(last), numbers, fixed)
+
+
+@lru_cache
+def examined(family: str) -> list[Finding]:
+    names = list(families()[family].names())
+    # Neighbours in the list share structures, so each process takes a run of them.
+    size = -(-len(names) // (WORKERS * 4))
+    shards = [names[start : start + size] for start in range(0, len(names), size)]
+    with ProcessPoolExecutor(WORKERS, multiprocessing.get_context("spawn")) as pool:
+        results = pool.map(examine_all, [family] * len(shards), shards)
+        return [finding for found in results for finding in found]
+
+
+@pytest.mark.parametrize("family", ["torchvision", "timm"])
+def test_every_name_gives_a_network_with_a_layout(family: str, capsys: pytest.CaptureFixture[str]):
+    found = examined(family)
+    failed = [finding for finding in found if finding.problem]
+    with capsys.disabled():
+        fresh = sum(finding.fresh for finding in found)
+        grouped = sum(finding.library_groups for finding in found)
+        print(f"\n{family}: {len(found)} names, {len(found) - len(failed)} covered, {fresh} structures traced, "
+              f"{grouped} with the library's stages")  # fmt: skip
+        for finding in failed:
+            print(f"  not usable: {finding.name}: {finding.problem}")
+        for finding in found:
+            if finding.fixed:
+                print(f"  fixed by the library: {finding.name}: {', '.join(finding.fixed)}")
+    assert len(found) == len(families()[family].names())
+    assert not failed
+
+
+TRIED_SIZES = ((64, 64), (128, 128), None)
+LARGEST = 30_000_000
+TORCHVISION = ("resnet18", "densenet121", "googlenet", "squeezenet1_1", "mnasnet0_5", "shufflenet_v2_x0_5",
+               "regnet_y_400mf", "efficientnet_b0", "convnext_tiny", "swin_t")  # fmt: skip
+
+
+@attrs.frozen
+class Step:
+    """What one training step of one architecture gave.
+
+    Attributes:
+        name: of the component.
+        problem: why it could not be taken, or nothing.
+        size: of the images.
+        loss: before the step.
+        unreached: parameters of the last stage, neck and head without a gradient.
+        dead: parameters anywhere without a gradient while all are trained.
+        unmoved: whether the step changed nothing.
+    """
+
+    name: str
+    problem: str = ""
+    size: tuple[int, int] = (0, 0)
+    loss: float = 0.0
+    unreached: tuple[str, ...] = ()
+    dead: tuple[str, ...] = ()
+    unmoved: bool = False
+
+
+def train_once(name: str) -> Step:
+    """One SGD step on two images, everything trainable; runs in a process of its own."""
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    family, _, model = name.partition("/")
+    reasons = []
+    for size in TRIED_SIZES:
+        try:
+            return step(families()[family].member(model), size)
+        except Exception as error:
+            reasons.append(f"{size}: {type(error).__name__}: {error}".partition("\n")[0])
+    return Step(name, problem="; ".join(reasons))
+
+
+def step(component: fw.Component, size: tuple[int, int] | None) -> Step:
+    torch.manual_seed(0)
+    backbone = build(component, image_size=size)
+    network = Network(backbone.module, nn.Linear(backbone.feature_dim, CLASSES)).train()
+    layout = derive_layout(network, backbone.grouping, (3, *backbone.input.size))
+    for parameter in network.parameters():
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    loss = nn.functional.cross_entropy(network(torch.rand(2, 3, *backbone.input.size)), torch.tensor([0, 1]))
+    loss.backward()
+    before = network.head.weight.detach().clone()
+    optimizer.step()
+    dead = tuple(name for name, parameter in network.named_parameters() if parameter.grad is None)
+    last = {name for stage in (layout.body[-1], *layout.tail, layout.head) for name in stage.parameters}
+    unreached = tuple(name for name in dead if name in last)
+    unmoved = torch.equal(network.head.weight, before)
+    return Step(component.name, "", backbone.input.size, loss.item(), unreached, dead, unmoved)
+
+
+def smallest_of_each_family() -> list[str]:
+    """The smallest timm model of each of its modules, and one torchvision model of each class."""
+    import timm
+
+    sizes = {found.name.removeprefix("timm/"): found.numbers for found in examined("timm") if not found.problem}
+    chosen = []
+    for module in timm.list_modules():
+        known = [name for name in timm.list_models(module=module) if name in sizes]
+        smallest = min(known, key=lambda name: sizes[name], default=None)
+        if smallest is not None and sizes[smallest] <= LARGEST:
+            chosen.append(f"timm/{smallest}")
+    return [*chosen, *(f"torchvision/{name}" for name in TORCHVISION)]
+
+
+def test_architectures_of_all_families_take_training_steps(capsys: pytest.CaptureFixture[str]):
+    names = smallest_of_each_family()
+    with ProcessPoolExecutor(WORKERS, multiprocessing.get_context("spawn")) as pool:
+        steps = list(pool.map(train_once, names, chunksize=4))
+    taken = [one for one in steps if not one.problem]
+    with capsys.disabled():
+        print(f"\n{len(taken)} of {len(steps)} architectures took a training step")
+        for one in steps:
+            if one.problem:
+                print(f"  no step: {one.name}: {one.problem}")
+            if one.dead:
+                print(f"  no gradient: {one.name}: {len(one.dead)} parameters ({', '.join(one.dead[:4])})")
+    assert len(taken) >= 40
+    assert not [one.name for one in taken if not torch.isfinite(torch.tensor(one.loss))]
+    assert not [one.name for one in taken if one.unmoved]
+    assert not [(one.name, one.unreached) for one in taken if one.unreached]
