@@ -205,9 +205,9 @@ def assemble(recipe: Recipe, index: Index, bare: bool = False) -> Assembly:
 
 
 def set_threads(threads: int) -> None:
-    """Pins torch's CPU threads; 0 takes every core that this process may use."""
+    """Pins torch's CPU threads; 0 takes what OMP_NUM_THREADS says, else every core that this process may use."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(threads or usable)
+    torch.set_num_threads(threads or int(os.environ.get("OMP_NUM_THREADS", usable)))
 
 
 def place(network: nn.Module, device: torch.device, memory_format: str) -> None:

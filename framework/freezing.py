@@ -196,7 +196,7 @@ class Auditor:
         if report["frozen_moved"]:
             names = ", ".join(report["frozen_moved_names"][:5])
             raise AuditFailed(f"{report['frozen_moved']} of {report['frozen_tensors']} frozen tensors moved: {names}",
-                              "something changed them behind the plan: a plugin, or a module that writes to itself")  # fmt: skip
+                              "something wrote to them behind the plan: a plugin, or a module itself")  # fmt: skip
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs to go on auditing from the beginning of the interval."""

@@ -20,7 +20,8 @@ from framework.task import Task
 from framework.train import images_per_s
 
 SELECTION = "the best epoch by {monitor}, chosen on the validation split"
-NO_TEST = "validation, also used for selection"
+TESTED = "; the test split was scored once, after that"
+UNTESTED = "; no test split: validation, also used for selection"
 
 
 def model_facts(run: Run, facts: dict[str, Any]) -> dict[str, Any]:
@@ -121,7 +122,7 @@ def summary(run: Run, facts: dict[str, Any], best: dict[str, dict[str, float]]) 
             "best": {"epoch": at.best.epoch, "monitor": parts.recipe.train.monitor, **best},
         },
         "selection": SELECTION.format(monitor=parts.recipe.train.monitor)
-        + (f"; no test split: {NO_TEST}" if parts.data.test is None else "; the test split was scored once, after that"),
+        + (UNTESTED if parts.data.test is None else TESTED),
         "weights": facts["weights"],
         "params": {"total": sum(n for n, _ in sizes), "trainable": sum(n for n, moves in sizes if moves)},
         "partition": {"boundary": None, "bytes_per_image": 0, "fixed_flops_share": 0.0,
@@ -156,5 +157,5 @@ def write_summary(folder: Path, values: dict[str, Any]) -> None:
 def recipe_with_pinned_weights(recipe: Recipe, used: dict[str, Any]) -> Recipe:
     """The recipe with the one source that was used, and its SHA-256; drawn weights follow from the seed."""
     table = recipe.parts["backbone"]
-    core = attrs.evolve(table.core, weights=(used["used"],), sha256=used["sha256"] if used["transfer"] else "")
+    core = attrs.evolve(table.core, weights=(used["used"],), sha256="" if used["used"] == "random" else used["sha256"])
     return attrs.evolve(recipe, parts={**recipe.parts, "backbone": attrs.evolve(table, core=core)})

@@ -85,6 +85,7 @@ def resume_run(folder: Path, index: Index, display: Display) -> dict[str, Any]:
         parts = assemble(recipe, index, bare=True)
         facts = checkpoint.load_base(folder, parts.network)
         _require_same_data(facts["data"], parts.data)
+        _warn_of_changes(facts["environment"], rundir.environment(index), display)
         run = _new_run(parts, folder, index, display)
         if saved is None:
             run.parts.frozen.auditor.open(parts.frozen.plan)
@@ -190,6 +191,14 @@ def _require_same_recipe(folder: Path, before: str) -> None:
     lines = difflib.unified_diff(before.splitlines(), now.splitlines(), "as it was", "as it is", lineterm="", n=1)
     raise FwError(f"{folder / rundir.RECIPE} changed since the checkpoint was written:\n" + "\n".join(lines),
                   "put it back to resume, or start another run with: fw run")  # fmt: skip
+
+
+def _warn_of_changes(before: dict[str, Any], now: dict[str, Any], display: Display) -> None:
+    """Other libraries, plugins or threads may round otherwise: the run goes on, no longer bit for bit."""
+    changed = [name for name in ("libraries", "plugins", "threads", "processor") if before[name] != now[name]]
+    for name in changed:
+        display.warn(f"{name} changed since the run began, so that it need not end bit-equal: "
+                     f"{before[name]} then, {now[name]} now")  # fmt: skip
 
 
 def _require_same_data(before: dict[str, Any], data: Data) -> None:

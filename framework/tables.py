@@ -37,7 +37,7 @@ class EngineTable:
     """`[engine]`: what changes cost, never results beyond a stated tolerance."""
 
     device: str = key("auto", "auto, cpu, cuda, cuda:1, mps")
-    threads: Count = key(0, "CPU threads of torch; 0: all cores")
+    threads: Count = key(0, "CPU threads of torch; 0: OMP_NUM_THREADS, else all cores")
     memory_format: Literal["contiguous", "channels_last"] = key("contiguous", "layout of images in memory")
 
 

@@ -19,8 +19,11 @@ import pytest
 REPO = Path(__file__).parent.parent
 SNAPSHOTS = Path(__file__).parent / "errors"
 
-os.environ.setdefault("OMP_NUM_THREADS", str(min(4, os.cpu_count() or 1)))
-os.environ["FW_CACHE_DIR"] = tempfile.mkdtemp(prefix="fw-tests-")
+# Tests run side by side, one process a core: threads within one would only get in the others' way.
+os.environ["OMP_NUM_THREADS"] = "1"
+IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+if not IS_WORKER:  # the workers share their controller's cache
+    os.environ["FW_CACHE_DIR"] = tempfile.mkdtemp(prefix="fw-tests-")
 os.environ["COLUMNS"] = "100"
 for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
     os.environ.pop(name, None)
@@ -29,6 +32,8 @@ for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
 def pytest_unconfigure() -> None:
     import shutil
 
+    if IS_WORKER:
+        return
     shutil.rmtree(os.environ["FW_CACHE_DIR"], ignore_errors=True)
 
 
