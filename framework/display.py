@@ -7,6 +7,9 @@ from typing import Any, Protocol
 
 Facts = Mapping[str, Any]
 
+RANDOM_BACKBONE = "RANDOM BACKBONE: not transfer learning"
+"""The heading of every run whose backbone learned nothing elsewhere."""
+
 
 class Display(Protocol):
     """What the engine tells as a run goes on. No call may fail a run."""

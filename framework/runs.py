@@ -13,7 +13,7 @@ import attrs
 from framework import checkpoint, log, results, rundir
 from framework.assemble import Assembly, assemble
 from framework.contracts import Data, Split
-from framework.display import Display
+from framework.display import RANDOM_BACKBONE, Display
 from framework.errors import AuditFailed, FwError
 from framework.feed import WholeNetwork
 from framework.index import Index
@@ -26,7 +26,6 @@ from framework.signals import StopRequest
 from framework.train import begin_plan, train
 from framework.trained import evaluate, predict
 from framework.watchers import Watchers
-from framework.weights import HEADING
 
 
 def start_run(recipe: Recipe, index: Index, out: Path | None, overwrite: bool, display: Display) -> dict[str, Any]:
@@ -54,7 +53,7 @@ def start_run(recipe: Recipe, index: Index, out: Path | None, overwrite: bool, d
     run = _new_run(parts, folder, index, display)
     begin_plan(run)
     facts = {"weights": used, "environment": rundir.environment(index), "data": _data_facts(parts.data),
-             "heading": None if used["transfer"] else HEADING}  # fmt: skip
+             "heading": None if used["transfer"] else RANDOM_BACKBONE}  # fmt: skip
     rundir.create(folder, overwrite)  # not earlier: a mistake found above leaves no trace, and an old run in place
     with rundir.locked(folder):
         rundir.write_recipe(folder, parts.recipe)

@@ -17,8 +17,6 @@ from framework.files import file_sha256, load_tensors, tensors_digest
 from framework.streams import stream_seed
 from framework.tables import BackboneKeys
 
-HEADING = "RANDOM BACKBONE: not transfer learning"
-
 
 @attrs.frozen
 class WeightsUsed:

@@ -7,8 +7,8 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from framework.cli.display import RANDOM, PlainDisplay, Speed
-from framework.display import Facts
+from framework.cli.display import PlainDisplay, Speed
+from framework.display import RANDOM_BACKBONE, Facts
 
 _COLUMNS = ("epoch {task.fields[epoch]}/{task.fields[epochs]}", "loss {task.fields[loss]:.4f}",
             "{task.fields[speed]:.0f} images/s", "{task.fields[memory]:.0f} MB")  # fmt: skip
@@ -28,7 +28,7 @@ class BarDisplay(PlainDisplay):
 
     def line(self, text: str) -> None:
         """One line above the bar."""
-        self._console.print(text, style="bold red" if text == RANDOM else None, markup=False, soft_wrap=True)
+        self._console.print(text, style="bold red" if text == RANDOM_BACKBONE else None, markup=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """A line above the bar, in yellow."""

@@ -5,30 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any, TextIO
 
 from framework.cli.common import aligned
-from framework.display import Display, Facts
+from framework.display import RANDOM_BACKBONE, Facts
 
-RANDOM = "RANDOM BACKBONE: not transfer learning"
 _REDRAW_S = 0.1
-
-
-@contextmanager
-def chosen_display(as_json: bool) -> Iterator[Display]:
-    """A bar where standard output is a terminal, else plain lines; on standard error where JSON has the other."""
-    stream = sys.stderr if as_json else sys.stdout
-    if not stream.isatty():
-        yield PlainDisplay(stream)
-        return
-    from framework.cli.bar import BarDisplay
-
-    display = BarDisplay(stream)
-    try:
-        yield display
-    finally:
-        display.close()
 
 
 class PlainDisplay:
@@ -98,7 +81,7 @@ def started_lines(facts: Facts) -> Iterator[str]:
     """The head of a run."""
     yield f"{facts['name']} -> {facts['run_dir']}"
     if facts.get("transfer") is False:
-        yield RANDOM
+        yield RANDOM_BACKBONE
     yield f"weights {weights_words(facts.get('weights') or {})}"
     params, done = facts["params"], facts.get("step") or 0
     steps = f"{facts['epochs']} epochs, {facts['steps']} steps" + (f", {done} of them done" if done else "")
@@ -130,7 +113,7 @@ def ended_lines(summary: Facts) -> Iterator[str]:
     """The end of a run: metrics by split, weights, audit, time, and where everything is."""
     yield ""
     if summary.get("transfer") is False:
-        yield RANDOM
+        yield RANDOM_BACKBONE
     yield from metric_lines(summary.get("metrics") or {})
     yield from aligned(_closing(summary))
 

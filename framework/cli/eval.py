@@ -24,7 +24,8 @@ def command(run_dir: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """
     _only_data(overrides)
     index = open_index()
-    from framework.cli.display import chosen_display, metric_lines
+    from framework.cli.display import metric_lines
+    from framework.cli.output import chosen_display
     from framework.runs import evaluate_run
 
     with chosen_display(as_json) as display:

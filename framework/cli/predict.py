@@ -27,7 +27,7 @@ def command(run_dir: Path, images: tuple[Path, ...], output: str | None) -> None
       fw predict runs/photos holiday/*.jpg -o predictions.csv
     """
     index = open_index()
-    from framework.cli.display import chosen_display
+    from framework.cli.output import chosen_display
     from framework.runs import predict_run
 
     with chosen_display(as_json=True) as display:

@@ -21,7 +21,7 @@ def command(run_dir: Path, as_json: bool) -> None:
     """
     refuse_distributed(f"resume {run_dir}")
     index = open_index()
-    from framework.cli.display import chosen_display
+    from framework.cli.output import chosen_display
     from framework.runs import resume_run
 
     with chosen_display(as_json) as display:

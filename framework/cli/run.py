@@ -27,7 +27,7 @@ def command(recipe: str, overrides: tuple[str, ...], out: Path | None, overwrite
 
     index = open_index()
     checked = load_recipe(recipe, index, overrides)
-    from framework.cli.display import chosen_display
+    from framework.cli.output import chosen_display
     from framework.runs import start_run
 
     with chosen_display(as_json) as display:
