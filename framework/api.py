@@ -95,13 +95,17 @@ def run(
     return RunResult(start_run(checked, index, Path(out) if out else None, overwrite, display or NullDisplay()))
 
 
-def load(folder: str | Path) -> Trained:
+def load(folder: str | Path, device: str = "auto") -> Trained:
     """The model of a finished run, with its transform and classes: `fw.load("runs/x").predict(["a.png"])`.
 
+    Args:
+        folder: the run directory.
+        device: where to put it, whatever it was trained on: auto, cpu, cuda, cuda:1, mps.
+
     Raises:
-        FwError: no finished run is there, or its model is damaged.
+        FwError: no finished run is there, its model is damaged, or the device is not there.
     """
-    return read_trained(Path(folder), installed_index())[2]
+    return read_trained(Path(folder), installed_index(), [f"engine.device={device}"])[2]
 
 
 class Frozen:
@@ -153,7 +157,7 @@ def freeze(model: nn.Module, policy: str, *, image_size: int = 224, in_channels:
     if index.find(kind.registry, policy) is None:
         raise FwError(
             f"no freezing policy is called {policy!r}",
-            "; ".join(name_hints(policy, index.names(kind.registry), "policies")),
+            name_hints(policy, index.names(kind.registry), "policies"),
         )
     component = index.catalog().component(kind.hook, policy)
     chosen: FreezingPolicy = make_config(component, to_plain(keys), "freezing").build()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import attrs
@@ -108,10 +109,15 @@ class Builder:
         """The config object of one of the recipe's single tables."""
         return self.config(self.recipe.parts[name], name.partition(".")[0])
 
+    def build(self, name: str, *arguments: Any) -> Any:
+        """What the component of one of the recipe's single tables makes of these arguments."""
+        with naming(name, self.recipe.parts[name]):
+            return self.part(name).build(*arguments)
+
     def data(self) -> Data:
         """The data set, its subset taken and duplicates refused."""
         keys = self.recipe.parts["data"].core
-        data: Data = self.part("data").build(self.recipe.seed)
+        data: Data = self.build("data", self.recipe.seed)
         if keys.subset is not None:
             data = take_subset(data, keys.subset, self.recipe.seed)
         if keys.duplicates == "error":
@@ -120,7 +126,7 @@ class Builder:
 
     def pipeline(self, which: str, spec: InputSpec) -> Pipeline:
         """The transform of training or evaluation images."""
-        pipeline: Pipeline = self.part(f"transform.{which}").build(spec)
+        pipeline: Pipeline = self.build(f"transform.{which}", spec)
         return pipeline
 
     def model(self, task: Task, bare: bool = False) -> Model:
@@ -132,10 +138,11 @@ class Builder:
         """
         table = self.recipe.parts["backbone"]
         component, config = self.component(table, "backbone"), self.part("backbone")
-        if bare:
-            backbone, used = build_bare(config, table.core, self.recipe.seed), None
-        else:
-            backbone, used = build_backbone(component, table.core, config, self.recipe.seed)
+        with naming("backbone", table):
+            if bare:
+                backbone, used = build_bare(config, table.core, self.recipe.seed), None
+            else:
+                backbone, used = build_backbone(component, table.core, config, self.recipe.seed)
         head = self.head(backbone.feature_dim, task)
         network = Network(backbone.module, head)
         spec = backbone.input
@@ -146,13 +153,28 @@ class Builder:
         """The head, its first parameters a function of the seed alone."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed(self.recipe.seed, "head"))
-            head: nn.Module = self.part("head").build(feature_dim, task)
+            head: nn.Module = self.build("head", feature_dim, task)
         return head
 
     def metrics(self, task: Task) -> dict[str, Any]:
         """The metrics that fit the task."""
-        built = {table.use: self.config(table, "metric").build(task) for table in self.recipe.metrics}
+        built = {}
+        for table in self.recipe.metrics:
+            with naming("metric", table):
+                built[table.use] = self.config(table, "metric").build(task)
         return {name: metric for name, metric in built.items() if metric is not None}
+
+
+@contextmanager
+def naming(place: str, table: Table) -> Iterator[None]:
+    """Adds to an error that nobody foresaw in whose part it happened; its traceback is for the plugin's author."""
+    try:
+        yield
+    except FwError:
+        raise
+    except Exception as error:
+        error.add_note(f"in [{place}] use = {table.use!r}")
+        raise
 
 
 def make_config(component: Component, values: Mapping[str, Any], table: str) -> Any:
@@ -188,10 +210,8 @@ def assemble(recipe: Recipe, index: Index, bare: bool = False) -> Assembly:
     task = data.task
     model = builder.model(task, bare)
     train_pipeline, eval_pipeline = builder.pipeline("train", model.spec), builder.pipeline("eval", model.spec)
-    policy: FreezingPolicy = builder.part("freezing").build()
-    policy_name = recipe.parts["freezing"].use
-    plan = policy.start(model.layout)
-    check_plan(model.layout, plan, policy_name)
+    policy: FreezingPolicy = builder.build("freezing")
+    plan = first_plan(builder, policy, model.layout)
     place(model.network, device, recipe.engine.memory_format)
     frozen = FrozenNetwork(model.network, model.layout)
     frozen.apply(plan)
@@ -204,10 +224,20 @@ def assemble(recipe: Recipe, index: Index, bare: bool = False) -> Assembly:
                     groups, optimizer, phases, metrics)  # fmt: skip
 
 
+def first_plan(builder: Builder, policy: FreezingPolicy, layout: Layout) -> Plan:
+    """What a policy decides before the first step, checked against the network."""
+    table = builder.recipe.parts["freezing"]
+    with naming("freezing", table):
+        plan = policy.start(layout)
+    check_plan(layout, plan, table.use)
+    return plan
+
+
 def set_threads(threads: int) -> None:
     """Pins torch's CPU threads; 0 takes what OMP_NUM_THREADS says, else every core that this process may use."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(threads or int(os.environ.get("OMP_NUM_THREADS", usable)))
+    stated = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    torch.set_num_threads(threads or (int(stated) if stated.isdecimal() and int(stated) else usable))
 
 
 def place(network: nn.Module, device: torch.device, memory_format: str) -> None:
@@ -220,7 +250,7 @@ def place(network: nn.Module, device: torch.device, memory_format: str) -> None:
 
 def loss(builder: Builder, data: Data, device: torch.device) -> Criterion:
     """The loss, with the training split's class counts."""
-    made = builder.part("loss").build(data.task, class_counts(data.train, data.task.num_classes), len(data.train))
+    made = builder.build("loss", data.task, class_counts(data.train, data.task.num_classes), len(data.train))
     train = builder.recipe.train
     mixes = train.mixup or train.cutmix
     if mixes and not getattr(made, "supports_soft_targets", True):
@@ -234,22 +264,29 @@ def build_optimizer(builder: Builder, model: Model, policy: FreezingPolicy, plan
     """The optimizer over the groups that the policy can need."""
     table = builder.recipe.parts["optimizer"]
     config = builder.part("optimizer")
+    if not hasattr(config, "lr"):
+        raise FwError(f"the optimizer {table.use!r} has no key lr, which groups and schedulers scale",
+                      "report this to the plugin that brings it")  # fmt: skip
     moments = policy.moments()
     fixed = not (moments.epochs or moments.steps or moments.fractions or moments.every_epoch)
     scales = {float(scale) for scale in plan.trainable.values()} | (set() if fixed else set(policy.scales()))
     groups = Groups(model.network, model.layout, table.core.no_decay, scales)
-    return groups, groups.build(plan, float(config.lr), config.build, fixed)
+    with naming("optimizer", table):
+        return groups, groups.build(plan, float(config.lr), config.build, fixed)
 
 
 def require_monitor(recipe: Recipe, metrics: Mapping[str, Any], task: Task) -> None:
     """
     Raises:
-        FwError: the metric that chooses the best model does not exist for this task.
+        FwError: the metric that chooses the best model does not exist for this task, or has no better side.
     """
     name = recipe.train.monitor.removeprefix("val.")
     if name != "loss" and name not in metrics:
         raise FwError(f"train.monitor = {recipe.train.monitor!r}, but a {task.kind} task has no such metric",
                       f"choose one of: {', '.join(f'val.{n}' for n in ('loss', *metrics))}")  # fmt: skip
+    if name != "loss" and getattr(metrics[name], "higher_is_better", None) is None:
+        raise FwError(f"train.monitor = {recipe.train.monitor!r}, but this metric does not say whether more is better",
+                      "choose another, or have its plugin set higher_is_better")  # fmt: skip
 
 
 def describe_layout(recipe: Recipe, index: Index) -> list[dict[str, Any]]:
@@ -260,10 +297,9 @@ def describe_layout(recipe: Recipe, index: Index) -> list[dict[str, Any]]:
         `flops_share` of one image's forward pass.
     """
     builder = Builder(recipe, index)
-    data: Data = builder.part("data").build(recipe.seed)
+    data: Data = builder.build("data", recipe.seed)
     model = builder.model(data.task, bare=True)
-    plan = builder.part("freezing").build().start(model.layout)
-    check_plan(model.layout, plan, recipe.parts["freezing"].use)
+    plan = first_plan(builder, builder.build("freezing"), model.layout)
     flops = flops_per_stage(model.network, model.layout, (model.spec.channels, *model.spec.size))
     total = sum(flops.values()) or 1
     sizes = {name: p.numel() for name, p in model.network.named_parameters(remove_duplicate=False)}

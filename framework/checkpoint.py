@@ -29,9 +29,16 @@ def path_of(folder: Path) -> Path:
     return folder / LAST
 
 
+def exists(folder: Path) -> bool:
+    """Whether there is one to go on from; while the newest is being written, only the one before it is there."""
+    return path_of(folder).is_file() or (folder / PREVIOUS).is_file()
+
+
 def movable(parts: Assembly) -> set[str]:
-    """The tensors that the plan in force lets move."""
-    return allowed_to_move(parts.model.layout, parts.frozen.plan)
+    """The tensors that the plan in force lets move, or that it re-estimated when it began."""
+    layout, plan = parts.model.layout, parts.frozen.plan
+    recalibrated = {name for name, owner in layout.buffers.items() if owner in plan.recalibrate}
+    return allowed_to_move(layout, plan) | recalibrated
 
 
 def save_base(folder: Path, parts: Assembly, facts: dict[str, Any]) -> None:
@@ -52,7 +59,8 @@ def save_best(run: Run) -> None:
 
 
 def load_best(run: Run) -> None:
-    """Puts the network of the best epoch back."""
+    """Puts the network of the best epoch back; what only a later plan let move is as it was before the first step."""
+    load_base(run.folder, run.parts.network)
     tensors, _ = load_tensors(run.folder / BEST, f"{run.folder / LAST} has the newest epoch: delete the damaged file")
     put_tensors(run.parts.network, tensors)
 
@@ -63,6 +71,7 @@ def save(run: Run) -> None:
     tensors = {f"network/{name}": tensor for name, tensor in _moved_tensors(run).items()}
     optimizer, optimizer_tensors = pack(run.parts.optimizer.state_dict(), "optimizer")
     schedule, schedule_tensors = pack(run.schedule.state_dict(), "schedule")
+    policy, policy_tensors = pack(run.parts.policy.state(), "policy")
     plan = run.parts.frozen.plan
     facts = {
         "recipe": run.parts.recipe.to_toml(),
@@ -73,7 +82,7 @@ def save(run: Run) -> None:
             "recalibrate": sorted(plan.recalibrate),
             "schedule": plan.schedule,
         },
-        "policy": run.parts.policy.state(),
+        "policy": policy,
         "groups": run.parts.groups.members,
         "optimizer": optimizer,
         "schedule": schedule,
@@ -83,7 +92,7 @@ def save(run: Run) -> None:
     newest = path_of(run.folder)
     if newest.is_file():
         newest.replace(run.folder / PREVIOUS)
-    save_tensors(newest, {**tensors, **optimizer_tensors, **schedule_tensors}, facts)
+    save_tensors(newest, {**tensors, **optimizer_tensors, **schedule_tensors, **policy_tensors}, facts)
 
 
 def _moved_tensors(run: Run) -> dict[str, Tensor]:
@@ -112,7 +121,7 @@ def restore(run: Run, tensors: dict[str, Tensor], facts: Any) -> None:
         {name.removeprefix("network/"): t for name, t in tensors.items() if name.startswith("network/")},
     )
     run.standing = Standing.from_json(facts["standing"])
-    run.parts.policy.restore(facts["policy"])
+    run.parts.policy.restore(unpack(facts["policy"], tensors))
     kept = facts["plan"]
     plan = Plan(kept["trainable"], frozenset(kept["batch_stats"]), frozenset(kept["recalibrate"]), kept["schedule"])
     run.parts.frozen.apply(plan)

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from framework.errors import FwError
+
 Json = Any
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -23,7 +25,7 @@ def pack(state: Any, prefix: str) -> tuple[Json, dict[str, Tensor]]:
         JSON that refers to tensors by name, and those tensors (detached, on the CPU, contiguous).
 
     Raises:
-        TypeError: something else is in it.
+        FwError: something else is in it.
     """
     tensors: dict[str, Tensor] = {}
     return _pack(state, prefix, tensors), tensors
@@ -31,6 +33,8 @@ def pack(state: Any, prefix: str) -> tuple[Json, dict[str, Tensor]]:
 
 def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Json:
     if isinstance(value, Tensor):
+        while name in tensors:  # {"a": {"b": ...}, "a.b": ...}
+            name += "'"
         tensors[name] = plain_tensor(value)
         return {"tensor": name}
     if isinstance(value, Mapping):
@@ -46,7 +50,8 @@ def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Json:
         return {"dtype": str(value).removeprefix("torch.")}
     if hasattr(value, "item"):
         return value.item()
-    raise TypeError(f"{name} holds a {type(value).__name__}, which cannot be written without pickle")
+    raise FwError(f"the checkpoint cannot hold {name}, a {type(value).__name__}",
+                  "a state is made of numbers, strings, lists, tuples, dicts and tensors")  # fmt: skip
 
 
 def unpack(packed: Json, tensors: Mapping[str, Tensor]) -> Any:

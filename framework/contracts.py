@@ -210,7 +210,7 @@ class Layout:
         known = [stage.name for stage in self.stages]
         for name in wanted:
             if name not in known:
-                raise FwError(f"no stage is called {name!r}", "; ".join(name_hints(name, known, "stages")))
+                raise FwError(f"no stage is called {name!r}", name_hints(name, known, "stages"))
         return tuple(stage for stage in self.stages if stage.name in wanted)
 
     def trained_batch_norms(self, trainable: Iterable[str]) -> frozenset[str]:

@@ -130,10 +130,10 @@ def refuse_duplicates(data: Data) -> None:
     pairs = duplicates(data)
     if not pairs:
         return
-    shown = ", ".join(f"{a}/{name_a} = {b}/{name_b}" for a, name_a, b, name_b in pairs[:3])
+    shown = ", ".join(f"{name_a!r} of {a} is {name_b!r} of {b}" for a, name_a, b, name_b in pairs[:3])
     more = f" and {len(pairs) - 3} more" if len(pairs) > 3 else ""
     raise FwError(
-        f"{len(pairs)} image{' is' if len(pairs) == 1 else 's are'} in two splits with the same content: {shown}{more}",
+        f"{len(pairs)} image{' is' if len(pairs) == 1 else 's are'} in two splits: {shown}{more}",
         'take them out of one split, or set data.duplicates = "allow" to use the data as it is',
     )
 

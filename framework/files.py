@@ -24,22 +24,33 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     Raises:
         FwError: the disk is full or the folder cannot be written; what stood at `path` before is untouched.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, scratch_name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    scratch = Path(scratch_name)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, scratch_name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        _replace(path, Path(scratch_name), write)
+    except OSError as error:
+        raise FwError(
+            f"cannot write {path}: {error.strerror or error}", "what stood there before is untouched"
+        ) from error
+
+
+def _replace(path: Path, scratch: Path, write: Callable[[Path], None]) -> None:
     try:
         write(scratch)
         _sync(scratch)
         scratch.chmod(0o644)
         os.replace(scratch, path)
         _sync(path.parent)
-    except OSError as error:
-        raise FwError(
-            f"cannot write {path}: {error.strerror or error}", "what stood there before is untouched"
-        ) from error
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def remove_scratch(folder: Path) -> None:
+    """Removes what a killed process left half-written in a folder and those below it."""
+    for scratch in folder.rglob(".*.????????"):
+        if scratch.is_file():
+            scratch.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -92,11 +103,19 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Any) -> None:
     """Writes tensors and JSON facts as one safetensors file with a checksum over both, whole or not at all."""
-    from safetensors.torch import save_file
-
     text = json.dumps(facts)
     metadata = {"facts": text, "sha256": _checksum(tensors, text)}
-    write_atomically(path, lambda scratch: save_file(dict(tensors), scratch, metadata))
+    write_atomically(path, lambda scratch: _save_file(tensors, scratch, metadata))
+
+
+def _save_file(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(dict(tensors), path, metadata)
+    except SafetensorError as error:  # a full disk comes as one of these
+        raise OSError(str(error)) from error
 
 
 def load_tensors(path: Path, hint: str = "") -> tuple[dict[str, Tensor], Any]:

@@ -32,7 +32,7 @@ def _known(names: Iterable[str], known: Iterable[str], what: str, policy: str) -
     for name in names:
         if name not in present:
             raise FwError(f"the policy {policy!r} names {name!r}, but there is no such {what}",
-                          "; ".join(name_hints(name, there, f"{what}s")))  # fmt: skip
+                          name_hints(name, there, f"{what}s"))  # fmt: skip
 
 
 def first_moving_stage(layout: Layout, plan: Plan) -> int:
@@ -100,7 +100,7 @@ class FrozenNetwork:
         self.layout = layout
         self.plan = Plan(trainable={})
         self.auditor = Auditor(network, layout)
-        self._parameters = dict(network.named_parameters(remove_duplicate=False))
+        self._parameters = dict(network.named_parameters())
         self._hook: Any = None
 
     def apply(self, plan: Plan) -> Change:
@@ -162,9 +162,9 @@ class Auditor:
         if self.plan is None:
             return
         free = allowed_to_move(self.layout, self.plan)
-        changed = {
-            name for name, tensor in all_tensors(self.network).items() if tensor_digest(tensor) != self.before[name]
-        }
+        # A name that is gone was replaced by something else; one that is new was not there to be frozen.
+        now = {name: tensor_digest(tensor) for name, tensor in all_tensors(self.network).items()}
+        changed = {name for name, digest in self.before.items() if now.get(name) != digest}
         self.moved |= changed - free
         self.moved_by_plan |= changed & free
         self.ever_frozen |= self.before.keys() - free
@@ -211,13 +211,17 @@ class Auditor:
 
 
 def all_tensors(network: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and buffer by name, those that are not saved in a state dict included."""
-    return {
-        **dict(network.named_parameters(remove_duplicate=False)),
-        **dict(network.named_buffers(remove_duplicate=False)),
-    }
+    """Every parameter and buffer, by the first of its names, those that are not saved in a state dict included."""
+    return {**dict(network.named_parameters()), **dict(network.named_buffers())}
 
 
 def allowed_to_move(layout: Layout, plan: Plan) -> set[str]:
-    """The tensors that may change under a plan: its parameters, and the buffers of norms with batch statistics."""
-    return {*plan.trainable, *(name for name, owner in layout.buffers.items() if owner in plan.batch_stats)}
+    """The tensors that may change under a plan.
+
+    They are its parameters, the buffers of norms with batch statistics, and other buffers of stages that train whole
+    (spectral norm moves its vectors at every forward pass in train mode).
+    """
+    whole = {module for stage in layout.stages if stage.parameters and plan.trainable.keys() >= {*stage.parameters}
+             for module in stage.modules}  # fmt: skip
+    moving = (whole - layout.batch_norms) | plan.batch_stats
+    return {*plan.trainable, *(name for name, owner in layout.buffers.items() if owner in moving)}

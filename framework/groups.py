@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from framework.contracts import Layout, Plan
+from framework.errors import FwError
 
 Key = tuple[float, bool]
 """(learning-rate scale, whether weight decay applies)."""
@@ -30,7 +31,7 @@ class Groups:
     def __init__(
         self, network: nn.Module, layout: Layout, no_decay: Collection[str], scales: Collection[float]
     ) -> None:
-        self._parameters = dict(network.named_parameters(remove_duplicate=False))
+        self._parameters = dict(network.named_parameters())
         self._order = {name: position for position, name in enumerate(layout.parameters)}
         kinds = {"norm": layout.norm_parameters, "bias": _biases(layout)}
         self._undecayed = frozenset(name for kind in no_decay for name in kinds[kind])
@@ -68,7 +69,11 @@ class Groups:
     def _wanted(self, plan: Plan) -> list[list[str]]:
         wanted: dict[Key, list[str]] = {key: [] for key in self.keys}
         for name in sorted(plan.trainable, key=self._order.__getitem__):
-            wanted[(float(plan.trainable[name]), name not in self._undecayed)].append(name)
+            key = (float(plan.trainable[name]), name not in self._undecayed)
+            if key not in wanted:
+                raise FwError(f"the policy scales the learning rate of {name!r} by {key[0]:g}, "
+                              "which its scales() does not name", "name every scale there")  # fmt: skip
+            wanted[key].append(name)
         return list(wanted.values())
 
     def follow(self, plan: Plan) -> None:

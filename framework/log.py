@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from framework.errors import FwError
 from framework.measure import peak_device_mb, peak_rss_mb
 from framework.running import Run
 
@@ -30,12 +31,19 @@ def log_epoch(run: Run, rates: list[float]) -> None:
 
 
 def _append(path: Path, values: dict[str, Any]) -> int:
-    """Adds a line, on disk before this returns; gives the file's new length."""
-    with path.open("ab") as file:
-        file.write((json.dumps(values) + "\n").encode())
-        file.flush()
-        os.fsync(file.fileno())
-        return file.tell()
+    """Adds a line, on disk before this returns; gives the file's new length.
+
+    Raises:
+        FwError: the disk is full; half a line is cut off when the run is resumed.
+    """
+    try:
+        with path.open("ab") as file:
+            file.write((json.dumps(values) + "\n").encode())
+            file.flush()
+            os.fsync(file.fileno())
+            return file.tell()
+    except OSError as error:
+        raise FwError(f"cannot write {path}: {error.strerror}", f"make room, then: fw resume {path.parent}") from error
 
 
 def cut(path: Path, length: int) -> None:

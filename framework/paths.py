@@ -33,12 +33,9 @@ def require_paths(run: Run) -> None:
         finally:
             with torch.no_grad():
                 for name, buffer in network.named_buffers():
-                    buffer.copy_(before[name])
-    missing = [
-        name
-        for name, p in network.named_parameters(remove_duplicate=False)
-        if name in plan.trainable and p.grad is None
-    ]
+                    if name in before:  # some modules make theirs at the first image
+                        buffer.copy_(before[name])
+    missing = [name for name, p in network.named_parameters() if name in plan.trainable and p.grad is None]
     network.zero_grad(set_to_none=True)
     if missing:
         some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
@@ -48,8 +45,17 @@ def require_paths(run: Run) -> None:
 
 def _backward(run: Run, images: Tensor) -> None:
     task = run.parts.data.task
-    with run.autocast():
-        logits = run.parts.network(images)
+    try:
+        with run.autocast():
+            logits = run.parts.network(images)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise FwError(
+            f"the network fails on images of shape {tuple(images.shape)} in train mode: {reason}",
+            "check that head.use takes what the backbone gives, and backbone.image_size",
+        ) from error
     if logits.shape != (len(images), task.num_classes):
         raise FwError(f"the network gives logits of shape {tuple(logits.shape)[1:]} per image, "
                       f"but the task has {task.num_classes} classes", "check head.use")  # fmt: skip

@@ -9,15 +9,14 @@ import torch
 from framework.running import Run
 
 
-def recalibrate(run: Run) -> set[str]:
+def recalibrate(run: Run) -> None:
     """One pass over the training images, transformed as for evaluation, with a cumulative average of batch statistics.
 
-    Returns:
-        the names of the buffers that were re-estimated; none where the plan recalibrates nothing.
+    Nothing happens where the plan recalibrates nothing.
     """
     frozen, names = run.parts.frozen, run.parts.frozen.plan.recalibrate
     if not names:
-        return set()
+        return
     norms: list[Any] = [module for name, module in run.parts.network.named_modules() if name in names]
     momenta = [norm.momentum for norm in norms]
     frozen.eval()
@@ -33,4 +32,3 @@ def recalibrate(run: Run) -> set[str]:
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     frozen.apply(frozen.plan)
-    return {name for name, owner in run.parts.model.layout.buffers.items() if owner in names}

@@ -5,14 +5,14 @@ from __future__ import annotations
 import platform
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from framework.errors import FwError
+from framework.errors import FwError, did_you_mean
 from framework.files import write_json, write_text
 from framework.index import Index
 from framework.recipe import Recipe
@@ -56,10 +56,43 @@ def require_free(folder: Path, overwrite: bool) -> None:
     is_run = (folder / RECIPE).is_file()
     if overwrite and not is_run:
         raise FwError(f"{folder} is no run directory, so --overwrite leaves it alone", "choose another --out")
-    if not overwrite:
-        state = "other files" if not is_run else "a finished run" if is_finished(folder) else "an unfinished run"
-        more = f"; fw resume {folder} continues it" if is_run and not is_finished(folder) else ""
-        raise FwError(f"{folder} holds {state}", f"--overwrite replaces a run, --out DIR writes elsewhere{more}")
+    if overwrite:
+        return
+    elsewhere = "--overwrite replaces it, --out DIR writes elsewhere"
+    if not is_run:
+        raise FwError(f"{folder} holds other files", "--out DIR writes elsewhere")
+    if is_finished(folder):
+        raise FwError(f"{folder} holds a finished run", elsewhere)
+    raise FwError(f"{folder} holds an unfinished run", (f"fw resume {folder} continues it", elsewhere))
+
+
+def require_run(folder: Path) -> None:
+    """
+    Raises:
+        FwError: it is no run directory, with the near names of those that are, here and in `runs`.
+    """
+    if (folder / RECIPE).is_file():
+        return
+    lack = f"has no {RECIPE}" if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
+    places = dict.fromkeys((folder, folder.parent, Path("runs")))
+    known = sorted({str(file.parent) for place in places for file in place.glob(f"*/{RECIPE}")})
+    near = did_you_mean(str(folder), known)
+    raise FwError(
+        f"{folder} is no run directory: it {lack}",
+        (
+            near,
+            f"runs: {', '.join(known[:6])}" if known else "fw run makes run directories: runs/NAME, or what --out says",
+        ),
+    )
+
+
+def discard(folder: Path) -> None:
+    """Removes a run directory with all that is in it."""
+    with locked(folder):
+        _empty(folder)
+    folder.rmdir()
+    with suppress(OSError):  # it holds other runs
+        folder.parent.rmdir()
 
 
 def create(folder: Path, overwrite: bool) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from framework.assemble import Assembly
 from framework.contracts import Progress
 from framework.display import Display
+from framework.errors import FwError
 from framework.feed import Feed
 from framework.measure import Clock
 from framework.schedule import Schedule, build_schedule
@@ -92,6 +93,8 @@ class Run:
         display, watchers: who is told.
         clock: seconds by what they were spent on.
         stop: whether a signal has asked to stop.
+        pending: losses not yet looked at, each with its number of images.
+        images_in_step: images read for the optimizer step under way.
     """
 
     parts: Assembly
@@ -104,17 +107,26 @@ class Run:
     clock: Clock
     stop: StopRequest
     pending: list[tuple[Tensor, int]] = attrs.field(factory=list)
+    images_in_step: int = 0
 
     def note_loss(self, loss: Tensor, count: int) -> None:
         """Remembers a batch's mean loss without waiting for the device to compute it."""
         self.pending.append((loss.detach(), count))
 
     def settle(self) -> None:
-        """Adds the remembered losses up, in their order, so that the sum does not depend on when this is called."""
+        """Adds the remembered losses up, in their order, so that the sum does not depend on when this is called.
+
+        Raises:
+            FwError: the loss is no number any more, so that nothing of it reaches a checkpoint.
+        """
+        at = self.standing
         for loss, count in self.pending:
-            self.standing.loss_sum += float(loss) * count
-            self.standing.images += count
+            at.loss_sum += float(loss) * count
+            at.images += count
         self.pending.clear()
+        if not math.isfinite(at.loss_sum):
+            raise FwError(f"the loss is {at.loss_sum} at step {at.step}, in epoch {at.epoch + 1}",
+                          "lower optimizer.lr, or set train.clip_norm")  # fmt: skip
 
     @property
     def batches_per_epoch(self) -> int:
@@ -161,7 +173,15 @@ class Run:
 
 
 def new_schedule(parts: Assembly, feed: Feed) -> Schedule:
-    """The learning-rate schedule of a run that begins."""
-    steps = math.ceil(feed.batches_per_epoch() / parts.recipe.train.accumulate)
+    """The learning-rate schedule of a run that begins.
+
+    Raises:
+        FwError: an epoch has no batch; the phases do not fit the run.
+    """
     keys = parts.recipe.train
+    steps = math.ceil(feed.batches_per_epoch() / keys.accumulate)
+    if not steps:
+        raise FwError(f"an epoch has no batch: there are {len(parts.data.train)} training images, "
+                      f"train.batch_size = {keys.batch_size} and train.drop_last = {str(keys.drop_last).lower()}",
+                      "take a smaller train.batch_size, or set train.drop_last = false")  # fmt: skip
     return build_schedule(parts.phases, parts.optimizer, steps, keys.epochs, keys.max_steps)

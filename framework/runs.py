@@ -16,6 +16,7 @@ from framework.contracts import Data, Split
 from framework.display import RANDOM_BACKBONE, Display
 from framework.errors import AuditFailed, FwError
 from framework.feed import WholeNetwork
+from framework.files import remove_scratch
 from framework.index import Index
 from framework.measure import Clock
 from framework.recipe import Recipe, load_resolved
@@ -55,13 +56,18 @@ def start_run(recipe: Recipe, index: Index, out: Path | None, overwrite: bool, d
     facts = {"weights": used, "environment": rundir.environment(index), "data": _data_facts(parts.data),
              "heading": None if used["transfer"] else RANDOM_BACKBONE}  # fmt: skip
     rundir.create(folder, overwrite)  # not earlier: a mistake found above leaves no trace, and an old run in place
-    with rundir.locked(folder):
-        rundir.write_recipe(folder, parts.recipe)
-        rundir.write_environment(folder, facts["environment"])
-        log.cut(folder / log.METRICS, 0)
-        checkpoint.save_base(folder, parts, facts)
-        run.clock.seconds["start_up"] = time.perf_counter() - began
-        return _go(run, facts)
+    try:
+        with rundir.locked(folder):
+            rundir.write_recipe(folder, parts.recipe)
+            rundir.write_environment(folder, facts["environment"])
+            log.cut(folder / log.METRICS, 0)
+            checkpoint.save_base(folder, parts, facts)
+            run.clock.seconds["start_up"] = time.perf_counter() - began
+            return _go(run, facts)
+    except FwError:
+        if not checkpoint.exists(folder):  # nothing to go on from: an image that cannot be read, a loss of NaN
+            rundir.discard(folder)
+        raise
 
 
 def resume_run(folder: Path, index: Index, display: Display) -> dict[str, Any]:
@@ -71,10 +77,12 @@ def resume_run(folder: Path, index: Index, display: Display) -> dict[str, Any]:
         FwError: it is finished, its recipe or data changed, or a file is damaged.
     """
     began = time.perf_counter()
+    rundir.require_run(folder)
     recipe = load_resolved(folder / rundir.RECIPE, index)
     if rundir.is_finished(folder):
         raise FwError(f"the run in {folder} is finished", f"its results are in {folder / rundir.SUMMARY}")
     with rundir.locked(folder):
+        remove_scratch(folder)
         saved = checkpoint.read(folder)
         if saved is not None:
             _require_same_recipe(folder, saved[1]["recipe"])
@@ -87,7 +95,7 @@ def resume_run(folder: Path, index: Index, display: Display) -> dict[str, Any]:
         _warn_of_changes(facts["environment"], rundir.environment(index), display)
         run = _new_run(parts, folder, index, display)
         if saved is None:
-            run.parts.frozen.auditor.open(parts.frozen.plan)
+            parts.frozen.auditor.open(parts.frozen.plan)
             run.standing.movable |= checkpoint.movable(parts)
         else:
             checkpoint.restore(run, *saved)
@@ -194,8 +202,8 @@ def _require_same_recipe(folder: Path, before: str) -> None:
 
 def _warn_of_changes(before: dict[str, Any], now: dict[str, Any], display: Display) -> None:
     """Other libraries, plugins or threads may round otherwise: the run goes on, no longer bit for bit."""
-    changed = [name for name in ("libraries", "plugins", "threads", "processor") if before[name] != now[name]]
-    for name in changed:
+    of_rounding = ("libraries", "plugins", "threads", "processor", "accelerator")
+    for name in (name for name in of_rounding if before[name] != now[name]):
         display.warn(f"{name} changed since the run began, so that it need not end bit-equal: "
                      f"{before[name]} then, {now[name]} now")  # fmt: skip
 

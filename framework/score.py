@@ -49,7 +49,7 @@ def score(
     """
     logits, targets, positions, losses = [], [], [], []
     skipped: list[tuple[int, str]] = []
-    with torch.inference_mode():
+    with torch.no_grad():  # not inference_mode: what a module caches now must serve in training too
         for batch in feed.batches(split):
             skipped += batch.skipped
             if len(batch.positions):

@@ -304,6 +304,8 @@ def _parse_value(text: str, origin: Origin) -> Any:
 
 
 _EXAMPLE = "for instance: --set optimizer.lr=0.01"
-_VALUES = """values are TOML: 3, 0.1, true, [1,2], word; with spaces, quoted for the shell too: 'key="two words"'"""
+_VALUES = (
+    """values are TOML: 3, 0.1, true, [1,2], word; words in an array are quoted, for the shell too: 'key=["a","b"]'"""
+)
 
 __all__ = ["Document", "find_recipe", "read_document", "recipes_folder", "shipped_recipes"]

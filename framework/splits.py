@@ -11,7 +11,7 @@ from random import Random
 import attrs
 
 from framework.contracts import Data, Split
-from framework.errors import FwError
+from framework.errors import FwError, did_you_mean
 from framework.streams import stream_seed
 from framework.task import Task
 
@@ -151,10 +151,14 @@ def _too_small(
 ) -> FwError:
     first = ", ".join(f"{classes[target]!r} ({len(by_class[target])})" for target in small[:3])
     more = f" and {len(small) - 3} more" if len(small) > 3 else ""
+    large = [name for target, name in enumerate(classes) if target not in small]
     words = "class has" if len(small) == 1 else "classes have"
     return FwError(
         f"{len(small)} {words} too few images to be split into {', '.join(parts)}: {first}{more}",
-        f"a class needs at least {len(parts)} images; add some, leave the class out, or state the splits yourself",
+        (
+            did_you_mean(classes[small[0]], large),
+            f"a class needs at least {len(parts)} images; add some, leave the class out, or state the splits yourself",
+        ),
     )
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import attrs
 import torch
 from torch import nn
 
 from framework import checkpoint
+from framework.assemble import naming
 from framework.contracts import Plan
-from framework.errors import FwError, Interrupted
+from framework.errors import Interrupted
 from framework.feed import Fed
 from framework.freezing import check_plan
 from framework.log import log_epoch
@@ -44,7 +46,8 @@ def train(run: Run) -> None:
             metrics = validate(run)
         at.last = {"train.loss": mean_loss(run), **{f"val.{k}": v for k, v in metrics.items()}}
         choose_best(run, metrics)
-        run.schedule.after_epoch(run.progress(), metrics.get(run.parts.recipe.train.monitor.removeprefix("val.")))
+        done = attrs.evolve(run.progress(), epoch=at.epoch + 1)
+        run.schedule.after_epoch(done, monitored(run, metrics))
         end_epoch(run)
 
 
@@ -64,7 +67,6 @@ def train_epoch(run: Run) -> None:
             if run.epoch_is_over or policy_is_due(run):
                 break  # a new plan may want other batches
     run.settle()
-    require_finite(run)
 
 
 def add_gradient(run: Run, batch: Fed) -> None:
@@ -79,28 +81,41 @@ def add_gradient(run: Run, batch: Fed) -> None:
     with run.autocast():
         logits = run.feed.forward(inputs)
         loss = run.parts.criterion(logits.float(), targets)
-    (loss * (count / images_of_step(run))).backward()  # type: ignore[no-untyped-call]
+    (loss * (count / images_of_step(run, at.batch))).backward()  # type: ignore[no-untyped-call]
     run.note_loss(loss, count)
+    run.images_in_step += count
     at.images_trained += count
 
 
-def images_of_step(run: Run) -> int:
-    """How many images the optimizer step under way has, over all its batches."""
-    keys, at = run.parts.recipe.train, run.standing
-    first = at.batch - at.batch % keys.accumulate
+def images_of_step(run: Run, batch: int) -> int:
+    """How many images the optimizer step to which a batch belongs has, over all its batches."""
+    keys = run.parts.recipe.train
+    first = batch - batch % keys.accumulate
     last = min(first + keys.accumulate, run.batches_per_epoch)
     return min(last * keys.batch_size, len(run.parts.data.train)) - first * keys.batch_size
 
 
 def take_step(run: Run) -> None:
     """Clips the gradient where asked and moves the parameters and the learning rates."""
+    parameters = [p for group in run.parts.optimizer.param_groups for p in group["params"]]
+    make_up_for_skipped(run, parameters)
     limit = run.parts.recipe.train.clip_norm
     if limit:
-        nn.utils.clip_grad_norm_((p for group in run.parts.optimizer.param_groups for p in group["params"]), limit)
+        nn.utils.clip_grad_norm_(parameters, limit)
     run.parts.optimizer.step()
     run.parts.optimizer.zero_grad(set_to_none=True)
     run.standing.step += 1
     run.schedule.after_step(run.progress())
+
+
+def make_up_for_skipped(run: Run, parameters: list[nn.Parameter]) -> None:
+    """Makes the gradient the mean over the images that could be read, where some of the step's could not."""
+    whole, read = images_of_step(run, run.standing.batch - 1), run.images_in_step
+    run.images_in_step = 0
+    if 0 < read < whole:
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad.mul_(whole / read)
 
 
 def after_step(run: Run) -> None:
@@ -108,7 +123,6 @@ def after_step(run: Run) -> None:
     at, every = run.standing, run.parts.recipe.train.checkpoint_every
     if len(run.pending) >= SETTLE_EVERY[run.parts.device.type == "cpu"]:
         run.settle()
-        require_finite(run)
         run.display.batch({"epoch": at.epoch, "step": at.step, "steps": run.steps, "loss": mean_loss(run),
                            "images": at.images_trained, "memory_mb": peak_rss_mb()})  # fmt: skip
     if every and at.step % every == 0 and not run.epoch_is_over:
@@ -119,17 +133,6 @@ def after_step(run: Run) -> None:
 def mean_loss(run: Run) -> float:
     """The mean training loss of the epoch under way."""
     return run.standing.loss_sum / max(1, run.standing.images)
-
-
-def require_finite(run: Run) -> None:
-    """
-    Raises:
-        FwError: the loss is no number any more.
-    """
-    if not math.isfinite(run.standing.loss_sum):
-        at = run.standing
-        raise FwError(f"the loss is {at.loss_sum} at step {at.step}, in epoch {at.epoch + 1}",
-                      "lower optimizer.lr, or set train.clip_norm")  # fmt: skip
 
 
 def stop_if_asked(run: Run) -> None:
@@ -158,12 +161,19 @@ def validate(run: Run) -> dict[str, float]:
     return scores.metrics
 
 
+def monitored(run: Run, metrics: dict[str, float]) -> float | None:
+    """The metric that chooses the best epoch; None where no validation image could be read."""
+    return metrics.get(run.parts.recipe.train.monitor.removeprefix("val."))
+
+
 def choose_best(run: Run, metrics: dict[str, float]) -> None:
     """Keeps the network of the best epoch, and stops when patience has run out."""
     at, keys = run.standing, run.parts.recipe.train
-    value = metrics.get(keys.monitor.removeprefix("val."), math.nan)
+    found = monitored(run, metrics)
+    value = math.nan if found is None else found
     sign = 1 if higher_is_better(keys.monitor, run.parts.metrics) else -1
-    if not at.best.epoch or math.isnan(at.best.value) or sign * value > sign * at.best.value:
+    first_number = math.isnan(at.best.value) and not math.isnan(value)
+    if not at.best.epoch or first_number or sign * value > sign * at.best.value:
         at.best.epoch, at.best.value, at.best.metrics = at.epoch + 1, value, dict(metrics)
         checkpoint.save_best(run)
     at.stopped_early = bool(keys.patience) and at.epoch + 1 - at.best.epoch >= keys.patience
@@ -172,7 +182,7 @@ def choose_best(run: Run, metrics: dict[str, float]) -> None:
 def end_epoch(run: Run) -> None:
     """Logs the epoch, begins the next, writes the checkpoint and tells whoever watches."""
     at = run.standing
-    rates = sorted({float(group["lr"]) for group in run.parts.optimizer.param_groups}, reverse=True)
+    rates = sorted(set(run.parts.groups.rates().values()), reverse=True)
     at.epoch, at.batch, at.loss_sum, at.images = at.epoch + 1, 0, 0.0, 0
     log_epoch(run, rates)
     facts: dict[str, Any] = {"epoch": at.epoch, "epochs": run.epochs, "step": at.step, "metrics": dict(at.last),
@@ -196,8 +206,12 @@ def policy_is_due(run: Run) -> bool:
     if at.asked_at == at.step:
         return False
     begins = at.batch == 0 and (at.epoch in moments.epochs or (moments.every_epoch and at.epoch > 0))
-    fractions = {math.ceil(fraction * run.steps) for fraction in moments.fractions}
-    return begins or at.step in moments.steps or at.step in fractions
+    return begins or at.step in moments.steps or any(has_come(share, at.step, run.steps) for share in moments.fractions)
+
+
+def has_come(share: float, step: int, steps: int) -> bool:
+    """Whether `step` is the first by which this share of the steps is done, as `Progress.fraction` has it."""
+    return (step - 1) / steps < share <= step / steps
 
 
 def follow_policy(run: Run) -> None:
@@ -205,7 +219,8 @@ def follow_policy(run: Run) -> None:
     if not policy_is_due(run):
         return
     run.standing.asked_at = run.standing.step
-    plan = run.parts.policy.next(run.parts.model.layout, run.progress())
+    with naming("freezing", run.parts.recipe.parts["freezing"]):
+        plan = run.parts.policy.next(run.parts.model.layout, run.progress())
     if plan is not None and plan != run.parts.frozen.plan:
         change_plan(run, plan)
 
@@ -228,7 +243,7 @@ def change_plan(run: Run, plan: Plan) -> None:
 def begin_plan(run: Run) -> None:
     """What every plan begins with: new statistics where it wants them, a check that gradients arrive, the audit."""
     plan = run.parts.frozen.plan
-    recalibrated = recalibrate(run)
+    recalibrate(run)
     require_paths(run)
     run.parts.frozen.auditor.open(plan)
-    run.standing.movable |= recalibrated | checkpoint.movable(run.parts)
+    run.standing.movable |= checkpoint.movable(run.parts)

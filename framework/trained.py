@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,12 +60,11 @@ class Trained:
             FwError: an image that cannot be read.
         """
         device = next(self.module.parameters()).device
-        found = [self.transform(self._opened(image)) for image in images]
-        if not found:
-            return torch.empty(0, len(self.classes))
+        waiting = iter(images)
+        chunks = [torch.empty(0, len(self.classes))]
         with torch.inference_mode():
-            chunks = [self.module(torch.stack(found[at : at + batch_size]).to(device)).float().cpu()
-                      for at in range(0, len(found), batch_size)]  # fmt: skip
+            while batch := [self.transform(self._opened(image)) for image in islice(waiting, batch_size)]:
+                chunks.append(self.module(torch.stack(batch).to(device)).float().cpu())
         return to_probabilities(torch.cat(chunks), self.task)
 
     def _opened(self, image: Image | Tensor | str | Path) -> Any:
@@ -124,8 +124,7 @@ def read_trained(folder: Path, index: Index, overrides: Sequence[str] = ()) -> t
 
 def _recipe(folder: Path, index: Index, overrides: Sequence[str]) -> Recipe:
     file = folder / rundir.RECIPE
-    if not file.is_file():
-        raise FwError(f"{folder} is no run directory: it has no {rundir.RECIPE}")
+    rundir.require_run(folder)
     for override in overrides:
         key = override.partition("=")[0].strip()
         table, _, rest = key.partition(".")
@@ -214,7 +213,7 @@ def predict(folder: Path, index: Index, images: Sequence[Path]) -> list[dict[str
         FwError: a path that is not there, a folder without pictures.
     """
     paths = [file for path in images for file in pictures_in(path)]
-    _, _, trained = read_trained(folder, index)
+    _, _, trained = read_trained(folder, index, ["engine.device=auto"])  # the run's may not be here
     return [_predicted(path, trained) for path in paths]
 
 

@@ -64,11 +64,12 @@ def build_backbone(component: Component, keys: BackboneKeys, config: Any, seed: 
     raise FwError(f"no weights for {component.name}: " + "; ".join(reasons), _advice(keys.weights))
 
 
-def _advice(sources: Sequence[str]) -> str:
-    more = (
-        "" if "random" in sources else '; "random" at the end of the list runs without pretrained weights, and says so'
+def _advice(sources: Sequence[str]) -> tuple[str, str]:
+    plain = '"random" at the end of the list runs without pretrained weights, and says so'
+    return (
+        'add another source to backbone.weights: "file:PATH" takes a file that was fetched elsewhere',
+        "" if "random" in sources else plain,
     )
-    return f"add another source to backbone.weights{more}"
 
 
 def _attempt(config: Any, keys: BackboneKeys, source: str, seed: int) -> tuple[Backbone, bool]:

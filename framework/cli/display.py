@@ -84,8 +84,15 @@ def started_lines(facts: Facts) -> Iterator[str]:
         yield RANDOM_BACKBONE
     yield f"weights {weights_words(facts.get('weights') or {})}"
     params, done = facts["params"], facts.get("step") or 0
-    steps = f"{facts['epochs']} epochs, {facts['steps']} steps" + (f", {done} of them done" if done else "")
+    steps = f"{counted(facts['epochs'], 'epoch')}, {counted(facts['steps'], 'step')}" + (
+        f", {done} of them done" if done else ""
+    )
     yield f"{params['trainable']:,} of {params['total']:,} parameters train; {steps}"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: 1 epoch, 2 epochs."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def weights_words(weights: Mapping[str, Any]) -> str:
@@ -128,7 +135,7 @@ def _closing(summary: Facts) -> Iterator[tuple[str, str]]:
         yield "audit", f"{audit['frozen_tensors']} frozen tensors, {audit['frozen_moved']} moved"
     skipped = summary.get("skipped_images")
     if skipped:
-        yield "skipped", f"{len(skipped)} unreadable images, listed in summary.json"
+        yield "skipped", f"{counted(len(skipped), 'unreadable image')}, listed in summary.json"
     seconds = summary.get("time_s") or {}
     parts = [f"{name} {value:.1f}" for name, value in seconds.items() if name != "total" and value]
     yield "time", f"{seconds.get('total', 0.0):.1f} s" + (f" ({', '.join(parts)})" if parts else "")

@@ -66,7 +66,7 @@ class Csv:
         if not self.file.is_file():
             beside = [path.name for path in sorted(self.file.parent.glob("*.csv"))]
             hints = fw.name_hints(self.file.name, beside, f"CSV files in {self.file.parent}")
-            raise fw.FwError(f"data.file {self.file} does not exist", "; ".join(hints))
+            raise fw.FwError(f"data.file {self.file} does not exist", hints)
         if len(self.delimiter) != 1:
             raise fw.FwError(f"data.delimiter {self.delimiter!r} is not one character", 'such as "," or "\\t"')
         lines = _lines(self.file, self.delimiter)
@@ -92,7 +92,7 @@ class Csv:
                 problem = "has no column" if name not in header else "has more than one column"
                 hints = fw.name_hints(name, [column for column in header if column != name], "columns")
                 raise fw.FwError(f"{self.file}:1 {problem} {name!r}",
-                                 "; ".join([*hints, f"set data.{setting} to the column's name"]))  # fmt: skip
+                                 [*hints, f"set data.{setting} to the column's name"])  # fmt: skip
             places[key] = header.index(name)
         return places
 
@@ -110,7 +110,7 @@ class Csv:
         split = cell.get("split", "")
         if "split" in columns and split.lower() not in _SPLIT_WORDS:
             raise fw.FwError(
-                f"{place}: {split!r} is no split", "; ".join(fw.name_hints(split, ["train", "val", "test"], "splits"))
+                f"{place}: {split!r} is no split", fw.name_hints(split, ["train", "val", "test"], "splits")
             )
         if "group" in columns and not cell["group"]:
             raise fw.FwError(f"{place} has no group", f"fill column {header[columns['group']]!r}")
@@ -128,7 +128,7 @@ class Csv:
         if not folder.is_dir():
             raise fw.FwError(message, "set data.root to the folder that paths are relative to")
         beside = sorted(path.name for path in folder.iterdir() if path.is_file())
-        raise fw.FwError(message, "; ".join(fw.name_hints(Path(first.path).name, beside, f"files in {folder}", 5)))
+        raise fw.FwError(message, fw.name_hints(Path(first.path).name, beside, f"files in {folder}", 5))
 
     def _classes(self, rows: Sequence[Row]) -> tuple[str, ...]:
         if not self.classes:
@@ -146,7 +146,7 @@ class Csv:
             unknown = next((label for label in row.labels if label not in known), None)
             if unknown is not None:
                 raise fw.FwError(f"{self.file}:{row.line}: {unknown!r} is not in data.classes",
-                                 "; ".join(fw.name_hints(unknown, self.classes, "classes")))  # fmt: skip
+                                 fw.name_hints(unknown, self.classes, "classes"))  # fmt: skip
         return self.classes
 
     def _split(
@@ -185,7 +185,7 @@ class Csv:
             untrained = next((label for label in row.labels if label not in trained), None)
             if untrained is not None:
                 raise fw.FwError(f"{self.file}:{row.line}: class {untrained!r} of {row.split} is in no row of train",
-                                 "; ".join(fw.name_hints(untrained, sorted(trained), "classes in train")))  # fmt: skip
+                                 fw.name_hints(untrained, sorted(trained), "classes in train"))  # fmt: skip
 
 
 def _lines(file: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:

@@ -73,8 +73,9 @@ def require_folder(folder: Path, key: str) -> None:
     if not parent.is_dir():
         raise fw.FwError(f"{key} {folder} does not exist, nor does {parent}",
                          "relative paths start at the recipe's folder")  # fmt: skip
-    hints = fw.name_hints(folder.name, [path.name for path in _folders(parent)], f"folders in {parent}")
-    raise fw.FwError(f"{key} {folder} does not exist", "; ".join(hints))
+    beside = [path.name for path in _folders(parent)]
+    hints = fw.name_hints(folder.name, beside, f"folders in {parent}") if beside else ()
+    raise fw.FwError(f"{key} {folder} does not exist", (*hints, f"set {key} to the folder that holds the images"))
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
@@ -140,7 +141,7 @@ def _require_known_classes(listings: Mapping[str, Listing], folders: Mapping[str
         if unknown:
             hints = fw.name_hints(unknown[0], task.classes, f"classes in {folders['train'].name}")
             raise fw.FwError(f"{folders[split] / unknown[0]} is a class that {folders['train']} lacks" + _more(unknown),
-                             "; ".join(hints))  # fmt: skip
+                             hints)  # fmt: skip
 
 
 def _more(names: list[str]) -> str:

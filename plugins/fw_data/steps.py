@@ -106,7 +106,7 @@ def interpolation_mode(spec: fw.InputSpec) -> v2.InterpolationMode:
     known = [mode.value for mode in v2.InterpolationMode]
     if spec.interpolation not in known:
         raise fw.FwError(f"the backbone's input asks for the interpolation {spec.interpolation!r}",
-                         "; ".join(fw.name_hints(spec.interpolation, known, "known")))  # fmt: skip
+                         fw.name_hints(spec.interpolation, known, "known"))  # fmt: skip
     mode = v2.InterpolationMode(spec.interpolation)
     if spec.channels not in (1, 3) and mode in _PIL_ONLY:
         raise fw.FwError(f"{spec.interpolation} interpolation works on 1 or 3 channels, not on {spec.channels}",

@@ -48,7 +48,7 @@ def _require_match(pattern: str, names: tuple[str, ...]) -> None:
     bare = pattern.removeprefix("!")
     prefixed = f"backbone.{bare}"
     if any(_matches(prefixed, name) for name in names):
-        hint = f"did you mean {prefixed!r}?"
+        hints: tuple[str, ...] = (f"did you mean {prefixed!r}?",)
     else:
-        hint = "; ".join(fw.name_hints(bare, names, "parameters"))
-    raise fw.FwError(f"freezing.patterns: {pattern!r} matches no parameter", hint)
+        hints = fw.name_hints(bare, names, "parameters")
+    raise fw.FwError(f"freezing.patterns: {pattern!r} matches no parameter", hints)

@@ -68,11 +68,20 @@ class TimmBackbone:
             FwError: the model takes no such option, channels, image size or drop rate, or gives no feature vector.
         """
         source = _source(self.model, request)
-        module = _Builder(self.model, request, source).module()
-        spec = _input_spec(module).for_channels(request.in_channels)
-        spec = attrs.evolve(spec, size=request.image_size or spec.size)
-        feature_dim = _feature_dim(module, spec, self.model)
-        return fw.Backbone(module, feature_dim, spec, coarse_grouping(module), source.info)
+        builder = _Builder(self.model, request, source)
+        module, spec, shape = builder.shaped({})
+        if not _is_vector(shape) and "global_pool" not in request.options:
+            # An encoder that gives a sequence or a map: timm's own pooling, where the model has it.
+            module, spec, shape = builder.shaped({"global_pool": "avg"})
+        if shape is None or not _is_vector(shape):
+            given = shape or "several tensors"
+            raise fw.FwError(f"timm/{self.model} gives {given} for one image, not a vector of features",
+                             "leave backbone.options.global_pool to the model, or use a model that pools")  # fmt: skip
+        return fw.Backbone(module, shape[1], spec, coarse_grouping(module), source.info)
+
+
+def _is_vector(shape: tuple[int, ...] | None) -> bool:
+    return shape is not None and len(shape) == 2
 
 
 def _input_spec(module: Any) -> fw.InputSpec:
@@ -129,13 +138,22 @@ class _Builder:
     request: fw.BackboneRequest
     source: _Source
 
-    def module(self) -> nn.Module:
-        """The model without its classifier."""
-        arguments = {**self._options(), **self._stated()}
-        size = self.request.image_size
-        if size is not None:
+    def shaped(self, more: Mapping[str, Any]) -> tuple[nn.Module, fw.InputSpec, tuple[int, ...] | None]:
+        """The model without its classifier, what it expects of an image, and the shape of what it gives.
+
+        Args:
+            more: further arguments for timm.
+        """
+        module = self._module({**self._options(), **self._stated(), **more})
+        spec = _input_spec(module).for_channels(self.request.in_channels)
+        spec = attrs.evolve(spec, size=self.request.image_size or spec.size)
+        return module, spec, fw.output_shape(module, (spec.channels, *spec.size))
+
+    def _module(self, arguments: Mapping[str, Any]) -> nn.Module:
+        """The model, told the image size where it wants to know."""
+        if self.request.image_size is not None:
             try:
-                return self._create({**arguments, "img_size": size})
+                return self._create({**arguments, "img_size": self.request.image_size})
             except TypeError as error:
                 if "img_size" not in str(error):
                     raise self._refusal(error) from error
@@ -184,16 +202,3 @@ class _Builder:
         return fw.FwError(
             f"timm/{self.model} cannot be built so: {reason}", f"change {key}, or take it out of the recipe"
         )
-
-
-def _feature_dim(module: nn.Module, spec: fw.InputSpec, model: str) -> int:
-    """The length of the vector that the module gives.
-
-    Raises:
-        FwError: it gives something else than one vector per image.
-    """
-    shape = fw.output_shape(module, (spec.channels, *spec.size))
-    if shape is None or len(shape) != 2:
-        raise fw.FwError(f"timm/{model} gives {shape or 'several tensors'} for one image, not a vector of features",
-                         'try backbone.options = { global_pool = "avg" }')  # fmt: skip
-    return shape[1]

@@ -17,7 +17,7 @@ _MATCHES_NOTHING = "\0"
 
 
 def coarse_grouping(module: nn.Module) -> fw.Grouping | None:
-    """The groups of `group_matcher(coarse=True)`, input to output; None where a model brings no matcher, or one group.
+    """The groups of `group_matcher(coarse=True)`, input to output; None where a model has none, or a single one.
 
     What timm adds to the last group (`norm`, `conv_head`) and what its matcher leaves over is the neck: the classifier
     itself is gone. The same kind of group further up stays with the group before it.
@@ -25,7 +25,11 @@ def coarse_grouping(module: nn.Module) -> fw.Grouping | None:
     matcher_of: Any = getattr(module, "group_matcher", None)
     if matcher_of is None:
         return None
-    groups = _ordered_groups([name for name, _ in module.named_parameters()], matcher_of(coarse=True))
+    try:
+        matcher = matcher_of(coarse=True)
+    except (AssertionError, NotImplementedError):  # RDNet: "coarse grouping is not implemented"
+        return None
+    groups = _ordered_groups([name for name, _ in module.named_parameters()], matcher)
     last = max((index for index, (_, extra) in enumerate(groups) if not extra), default=-1)
     stages: list[list[str]] = []
     for names, extra in groups[: last + 1]:

@@ -32,7 +32,7 @@ def dataset_family() -> fw.Family:
 def _member(name: str) -> fw.Component:
     if name not in _known():
         raise fw.FwError(f"torchvision has no image classification data set {name!r}",
-                         "; ".join(fw.name_hints(name, list(_known()), "data sets")))  # fmt: skip
+                         fw.name_hints(name, list(_known()), "data sets"))  # fmt: skip
     return fw.Component(f"torchvision/{name}", _config(name))
 
 

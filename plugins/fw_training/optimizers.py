@@ -91,9 +91,7 @@ def _names() -> Sequence[str]:
 def _member(name: str) -> fw.Component:
     library = _classes().get(name)
     if library is None:
-        raise fw.FwError(
-            f"torch.optim has no optimizer {name!r}", "; ".join(fw.name_hints(name, _names(), "optimizers"))
-        )
+        raise fw.FwError(f"torch.optim has no optimizer {name!r}", fw.name_hints(name, _names(), "optimizers"))
     return fw.Component(f"torch/{name}", optimizer_config(name, library))
 
 

@@ -165,7 +165,7 @@ def _member(name: str) -> fw.Component:
     config = _config(name) if name in _classes() else None
     if config is None:
         hints = fw.name_hints(name, list(_classes()), "schedulers")
-        raise fw.FwError(f"torch has no scheduler {name!r} that a recipe can state", "; ".join(hints))
+        raise fw.FwError(f"torch has no scheduler {name!r} that a recipe can state", hints)
     return fw.Component(f"torch/{name}", config)
 
 

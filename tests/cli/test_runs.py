@@ -168,7 +168,7 @@ def test_the_closing_table_names_skipped_images() -> None:
     text = "\n".join(
         ended_lines({"time_s": {"train": 1.0, "total": 2.0}, "skipped_images": {"a": "cut"}, "run_dir": "r"})
     )
-    assert "skipped  1 unreadable images, listed in summary.json" in text
+    assert "skipped  1 unreadable image, listed in summary.json" in text
     assert "time     2.0 s (train 1.0)" in text
 
 

@@ -257,7 +257,7 @@ def test_duplicates_across_splits_are_found_and_refused():
         ("train", "img-0", "test", "img-8"),
         ("val", "img-4", "test", "img-8"),
     ]
-    with pytest.raises(fw.FwError, match=r"3 images are in two splits .*train/img-0 = val/img-4") as raised:
+    with pytest.raises(fw.FwError, match=r"3 images are in two splits: 'img-0' of train is 'img-4' of val") as raised:
         refuse_duplicates(data)
     assert 'data.duplicates = "allow"' in raised.value.hint
     refuse_duplicates(data_of([0, 1, 2], [0, 1, 2], [0]))

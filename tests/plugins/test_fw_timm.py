@@ -222,6 +222,14 @@ def test_an_image_size_is_accepted_where_the_model_takes_it():
     assert build("resnet18", "meta").input.size == (224, 224)
 
 
+def test_an_encoder_that_gives_a_sequence_is_pooled_by_timm():
+    backbone = build("qwen3_vit_88m_enc", "meta", image_size=(128, 128))
+    assert backbone.feature_dim == 768
+    assert fw.output_shape(backbone.module, (3, 128, 128)) == (1, 768)
+    with pytest.raises(fw.FwError, match=r"gives \(1, 2048, 16, 16\) for one image, not a vector"):
+        build("mobilenetv5_300m_enc", "meta")
+
+
 def test_drop_rates_reach_the_model():
     module = build("test_vit", "meta", drop_path_rate=0.3, drop_rate=0.2).module
     assert module.blocks[-1].drop_path1.drop_prob == pytest.approx(0.3)

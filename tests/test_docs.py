@@ -1,0 +1,174 @@
+"""What the documents say is so: their commands, code blocks, error text, links, and lists of names."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import framework as fw
+from framework.cli.app import NAMES, app
+from framework.hooks import KINDS, RUN_HOOKS, ComponentHooks, RunHooks
+
+REPO = Path(__file__).parent.parent
+README = (REPO / "README.md").read_text(encoding="utf-8")
+GUIDE = (REPO / "plugins" / "README.md").read_text(encoding="utf-8")
+FLOORS = (REPO / "framework" / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = [file for folder in (".", "framework", "plugins", "benchmarks", "recipes", "tests")
+             for file in sorted((REPO / folder).glob("*.md"))]  # fmt: skip
+
+INSTALL = "pip install . && fw run recipes/resnet18_frozen.toml"
+TEST = "pip install -e '.[test]' && pytest"
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The fenced blocks of one language, or of none."""
+    found: list[tuple[str, list[str]]] = []
+    inside = False
+    for line in text.splitlines(keepends=True):
+        if line.startswith("```"):
+            inside = not inside
+            if inside:
+                found.append((line[3:].strip(), []))
+        elif inside:
+            found[-1][1].append(line)
+    return ["".join(lines) for name, lines in found if name == language]
+
+
+def floors_of_the_page() -> dict[str, int]:
+    """Module -> floor, as framework/README.md lists them."""
+    [page] = blocks(FLOORS, "")
+    floors: dict[str, int] = {}
+    number = -1
+    for line in re.sub(r"\([^)]*\)", "", page).splitlines():
+        head = re.match(r"(\d) \w+ ", line)
+        number = int(head[1]) if head else number
+        floors |= dict.fromkeys(re.findall(r"\w+", line[head.end() if head else 0 :]), number)
+    return floors
+
+
+def test_the_two_commands_are_there_and_are_what_ci_runs() -> None:
+    assert {f"{INSTALL}\n", f"{TEST}\n"} <= set(blocks(README, "sh"))
+    script = (REPO / ".ci" / "run").read_text(encoding="utf-8")
+    [extraction] = re.findall(r"tests=\$\((sed .*)\)$", script, re.MULTILINE)
+    done = subprocess.run(extraction, shell=True, cwd=REPO, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{TEST}\n"
+    assert 'eval "$install"' in script
+    assert 'eval "$run"' in script
+
+
+def test_every_fw_command_in_the_readme_can_be_parsed() -> None:
+    import click
+
+    lines = [line for text in (README, GUIDE) for block in blocks(text, "sh") for line in block.splitlines()]
+    spoken = re.findall(r"`(fw [^`]+)`", README + GUIDE)
+    commands = [words[1:] for words in (shlex.split(line, comments=True) for line in [*lines, *spoken])
+                if words[:1] == ["fw"]]  # fmt: skip
+    assert len(commands) >= 8
+    for name, *rest in commands:
+        assert name in NAMES
+        if rest:
+            command = app.get_command(click.Context(app), name)
+            assert command is not None
+            command.make_context(name, rest)
+
+
+def test_the_first_command_can_be_run_as_it_stands(cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPO)
+    assert cli("validate", INSTALL.rsplit(maxsplit=1)[-1]).code == 0
+
+
+def test_the_readmes_python_runs(cli_process, here: Path) -> None:
+    """All blocks in one program, in order, as a reader would paste them; on random weights where no hub is reached."""
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(blocks(README, "python"))],
+        cwd=here, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert 0 <= float(done.stdout.strip().splitlines()[-1]) <= 1
+    assert (here / "runs" / "two" / "summary.json").is_file()
+
+
+def test_the_guides_plugin_works_in_a_run(cli, here: Path, site, index) -> None:
+    """Both blocks as one installed module: its head and its policy train a network and pass the audit."""
+    site("my_heads", "\n".join(blocks(GUIDE, "python")))
+    [points] = [block for block in blocks(GUIDE, "toml") if "entry-points" in block]
+    assert 'my_heads = "my_heads"' in points
+    shown = cli("show", "two_layers")
+    assert shown.code == 0, shown.err
+    assert "width of the hidden layer" in shown.out
+    sets = ["head.use=two_layers", "freezing.use=every_other", "data.images=40", "backbone.image_size=32",
+            "train.epochs=1"]  # fmt: skip
+    result = cli("run", "smoke", "--json", *(word for key in sets for word in ("--set", key)))
+    assert result.code == 0, result.err
+    assert '"frozen_moved": 0' in result.out
+    typo = cli("validate", "smoke", "--set", "head.use=two_layers", "--set", "head.hiden=3")
+    assert typo.code == 2
+    assert "did you mean 'hidden'?" in typo.err
+
+
+def test_the_error_in_the_readme_is_what_fw_prints(cli, here: Path, index) -> None:
+    [shown] = [block for block in blocks(README, "") if block.startswith("error: ")]
+    assert cli("cp", "lite0_frozen", "mine.toml").code == 0
+    mine = here / "mine.toml"
+    mine.write_text(mine.read_text(encoding="utf-8").replace("momentum =", "momentun ="), encoding="utf-8")
+    result = cli("validate", "mine.toml")
+    assert (result.code, result.err) == (2, shown)
+
+
+def test_every_hook_stands_in_the_guide_with_its_arguments() -> None:
+    """The first argument list of each hook's docstring is the row of the guide, names in the same order."""
+    rows = {name: cells for cells in re.findall(r"^\| (`fw_.*?) \| (.*?) \| (.*?) \|$", GUIDE, re.MULTILINE)
+            for name in re.findall(r"`(fw_\w+)`", cells[0])}  # fmt: skip
+    hooks = [name for name in vars(ComponentHooks) if name.startswith("fw_")]
+    assert sorted(rows) == sorted([*hooks, *RUN_HOOKS])
+    assert sorted(hooks) == sorted(kind.hook for kind in KINDS)
+    assert sorted(RUN_HOOKS) == sorted(name for name in vars(RunHooks) if name.startswith("fw_"))
+    for name in hooks:
+        doc = inspect.getdoc(getattr(ComponentHooks, name)) or ""
+        [arguments] = re.findall(r"config\.build\((.*?)\) ->", doc)
+        names = re.findall(r"(\w+)(?::|,|$)", re.sub(r"\[[^\]]*\]", "", arguments))
+        wanted = [word for word in names if word[0].islower() and word not in ("list", "dict", "int")]
+        told = re.findall(r"\b([a-z_]+)\b", re.sub(r"fw\.\w+", "", rows[name][1]))
+        assert [word for word in told if word != "nothing"] == wanted, name
+    for name in RUN_HOOKS:
+        assert list(inspect.signature(getattr(RunHooks, name)).parameters)[1:] == ["facts"]
+        assert "`facts`" in rows[name][1]
+
+
+def test_every_public_name_in_the_guide_is_public() -> None:
+    used = set(re.findall(r"\bfw\.([A-Za-z]\w*)", README + GUIDE))
+    assert used <= set(fw.__all__)
+    assert len(used) > 10
+
+
+@pytest.mark.parametrize("file", DOCUMENTS, ids=lambda file: str(file.relative_to(REPO)))
+def test_every_relative_link_points_at_something(file: Path) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", file.read_text(encoding="utf-8"))
+    own = [link.partition("#")[0] for link in links if "://" not in link and not link.startswith("#")]
+    missing = [link for link in own if not (file.parent / link).exists()]
+    assert missing == []
+
+
+def test_the_architecture_page_lists_every_module() -> None:
+    folder = REPO / "framework"
+    modules = {file.stem for file in folder.glob("*.py")} - {"__init__"}
+    packages = {file.parent.name for file in folder.glob("*/__init__.py")}
+    told = floors_of_the_page()
+    print(f"\n{len(told)} modules on {len(set(told.values()))} floors")
+    assert sorted(told) == sorted(modules | packages)
+
+
+def test_the_floors_of_the_page_are_those_that_the_import_test_keeps() -> None:
+    tree = ast.parse((REPO / "tests" / "framework" / "test_imports.py").read_text(encoding="utf-8"))
+    [kept] = [ast.literal_eval(node.value) for node in tree.body
+              if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "FLOORS"]  # fmt: skip
+    floor_of = {name: number for number, names in enumerate(kept) for name in names.split()}
+    told = floors_of_the_page()
+    assert {name: floor for name, floor in told.items() if floor != floor_of.get(name)} == {}
