@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
 import torch
 from torch import nn
 
@@ -162,7 +163,8 @@ def freeze(model: nn.Module, policy: str, *, image_size: int = 224, in_channels:
     component = index.catalog().component(kind.hook, policy)
     chosen: FreezingPolicy = make_config(component, to_plain(keys), "freezing").build()
     with torch.no_grad():
-        layout = derive_layout(model, None, (in_channels, image_size, image_size))
+        derived = derive_layout(model, None, (in_channels, image_size, image_size))
+    layout = attrs.evolve(derived, fixed=frozenset())  # what an earlier policy froze may train under this one
     plan = chosen.start(layout)
     check_plan(layout, plan, policy)
     return Frozen(model, layout, plan)

@@ -167,6 +167,8 @@ class Layout:
         batch_norms: the norm modules that keep running statistics.
         buffers: every buffer's full name -> the module that owns it.
         biases: names of additive one-dimensional parameters outside norm layers.
+        fixed: parameters that the library itself keeps from training (tables of sines and cosines); no plan made by
+            `plan` trains them.
     """
 
     stages: tuple[Stage, ...]
@@ -174,6 +176,7 @@ class Layout:
     batch_norms: frozenset[str]
     buffers: Mapping[str, str]
     biases: frozenset[str]
+    fixed: frozenset[str] = frozenset()
 
     @cached_property
     def parameters(self) -> tuple[str, ...]:
@@ -229,7 +232,8 @@ class Layout:
         Args:
             trainable: parameter names, or names -> learning-rate scales.
         """
-        scales = dict(trainable) if isinstance(trainable, Mapping) else dict.fromkeys(trainable, 1.0)
+        asked = trainable if isinstance(trainable, Mapping) else dict.fromkeys(trainable, 1.0)
+        scales = {name: scale for name, scale in asked.items() if name not in self.fixed}
         trained = self.trained_batch_norms(scales)
         others = self.batch_norms - trained
         return Plan(

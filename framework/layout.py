@@ -50,6 +50,7 @@ def derive_layout(network: nn.Module, grouping: Grouping | None, sample_size: Sa
         batch_norms=batch_norms(network),
         buffers=buffer_owners(network),
         biases=additive_biases(network),
+        fixed=frozenset(name for name, parameter in network.named_parameters() if not parameter.requires_grad),
     )
 
 

@@ -216,8 +216,8 @@ def _build(phase: Phase, optimizer: Optimizer, span: Span) -> Scheduler:
 
 def _reset(group: dict[str, Any], defaults: dict[str, Any]) -> None:
     group["lr"] = group["base_lr"]
-    # A scheduler takes its base rates from here where an earlier one left them.
-    group.pop("initial_lr", None)
+    if "initial_lr" in group:  # a scheduler takes its base rates from here where an earlier one left them
+        group["initial_lr"] = group["base_lr"]
     group.update({name: defaults[name] for name in MOVED if name in group and name in defaults})
 
 

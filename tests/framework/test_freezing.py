@@ -227,3 +227,18 @@ def test_levit_keeps_its_gradients_after_an_evaluation(index) -> None:
     network(torch.randn(2, 3, size, size)).sum().backward()
     assert all(bias.grad is not None for bias in biases)
     assert len(biases) > 0
+
+
+def test_what_a_library_keeps_from_training_no_policy_trains(index) -> None:
+    """EfficientViM holds parameters that its code never uses and timm itself keeps fixed."""
+    network = small("efficientvim_m1")
+    layout = derive_layout(network, None, (3, 224, 224))
+    assert layout.fixed == {"backbone.weights"}
+    plan = policy(index, "full").start(layout)
+    assert set(layout.parameters) - set(plan.trainable) == {"backbone.weights"}
+
+
+def test_a_model_that_was_frozen_by_hand_can_be_thawed() -> None:
+    model = torchvision.models.resnet18(num_classes=3).requires_grad_(False)
+    frozen = fw.freeze(model, "full", image_size=64)
+    assert len(frozen.parameters()) == 62

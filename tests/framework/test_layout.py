@@ -147,6 +147,28 @@ def test_stages_follow_the_order_of_execution():
     assert layout.head.parameters == ("fc.weight", "fc.bias")
 
 
+class Shelves(nn.Module):
+    """Keeps a dropout that it uses at the end beside the layers that it uses first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.early = nn.ModuleList([nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Dropout()])
+        self.late = nn.ModuleList([nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3)])
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in (*self.early[:2], *self.late, self.early[2]):
+            x = layer(x)
+        logits: Tensor = self.fc(x.mean((2, 3)))
+        return logits
+
+
+def test_a_container_waits_for_the_last_of_its_modules():
+    layout = derive_layout(Shelves(), None, IMAGE)
+    assert stage_names(layout) == ["early.0", "early.1", "late.0", "late.1", "head"]
+    assert stage_of(layout, "early.2") == stage_of(layout, "early") == "late.1"
+
+
 def fingerprint(network: nn.Module) -> object:
     hooks = [len(m._forward_pre_hooks) + len(m._forward_hooks) for m in network.modules()]
     keys = [sorted(vars(module)) for module in network.modules()]

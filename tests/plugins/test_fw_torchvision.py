@@ -14,6 +14,7 @@ import framework as fw
 from framework.layout import derive_layout
 from framework.network import Network
 from fw_torchvision.backbones import backbone_family
+from fw_torchvision.surgery import drop_auxiliary_heads
 
 
 def build(name: str, device: str = "cpu", **request: Any) -> fw.Backbone:
@@ -91,6 +92,15 @@ def test_features_are_what_the_class_scores_were_made_from(name: str):
     else:
         expected = torch.relu(model.classifier[0](model.features(images))).mean((2, 3))
         assert torch.allclose(features, expected, atol=1e-6)
+
+
+def test_auxiliary_heads_that_come_with_the_weights_are_dropped():
+    with torch.device("meta"):
+        model = torchvision.models.inception_v3(weights=None, aux_logits=True, init_weights=False)
+    assert [name for name, _ in model.named_parameters() if name.startswith("AuxLogits")]
+    drop_auxiliary_heads(model)
+    assert not [name for name, _ in model.named_parameters() if name.startswith("AuxLogits")]
+    assert fw.output_shape(model.train(), (3, 299, 299)) == (1, 1000)
 
 
 def test_auxiliary_heads_are_dropped_and_train_mode_gives_one_tensor():
