@@ -29,6 +29,14 @@ for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
     os.environ.pop(name, None)
 
 
+def pytest_configure() -> None:
+    """Builds the index before the workers start, so that no two of them do, and no test sees it being built."""
+    if not IS_WORKER:
+        from framework.index import installed_index
+
+        installed_index()
+
+
 def pytest_unconfigure() -> None:
     import shutil
 
