@@ -114,12 +114,15 @@ def main(folder: Path, interruptions: int, seed: int, recipe: str, overrides: li
     while killed < interruptions:
         trial += 1
         out = folder / f"trial{trial}"
-        pid, left = child(start(out)), whole
-        while kill_after(pid, draw.uniform(0.05, 1.0) * left):
-            killed += 1
-            if (out / "summary.json").is_file():
+        pid = child(start(out))
+        for again in (True, False):  # the run, and then its first resume
+            if not kill_after(pid, draw.uniform(0.05, 1.0) * whole):
                 break
-            pid, left = child(resume_or_start(out)), whole
+            killed += 1
+            if again and not (out / "summary.json").is_file():
+                pid = child(resume_or_start(out))
+            else:
+                break
         if not (out / "summary.json").is_file():
             assert wait(child(resume_or_start(out))) == 0, f"resuming {out} failed"
         found = difference(reference, out)
