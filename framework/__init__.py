@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from framework.errors import FwError as FwError
     from framework.errors import name_hints as name_hints
     from framework.hooks import hookimpl as hookimpl
+    from framework.pictures import PICTURE_EXTENSIONS as PICTURE_EXTENSIONS
+    from framework.pictures import read_picture as read_picture
     from framework.signatures import config_from_signature as config_from_signature
     from framework.signatures import recipe_arguments as recipe_arguments
     from framework.splits import cut_split as cut_split
@@ -67,6 +69,7 @@ _HOME = {
     ),
     "digests": ("file_digests",),
     "errors": ("FwError", "name_hints"),
+    "pictures": ("PICTURE_EXTENSIONS", "read_picture"),
     "hooks": ("hookimpl",),
     "signatures": ("config_from_signature", "recipe_arguments"),
     "splits": ("cut_split", "make_data"),

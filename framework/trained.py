@@ -20,6 +20,7 @@ from framework.errors import FwError, Problem, RecipeError
 from framework.feed import Fed
 from framework.index import Index
 from framework.measure import pick_device
+from framework.pictures import pictures_in, read_picture
 from framework.recipe import Recipe, check
 from framework.score import score, to_probabilities
 from framework.sources import read_document
@@ -28,7 +29,6 @@ from framework.task import Task
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 MAY_BE_SET = ("data", "engine", "transform")
 MAY_BE_SET_OF_TRAIN = ("batch_size", "workers", "precision")
 
@@ -71,27 +71,9 @@ class Trained:
         if not isinstance(image, (str, Path)):
             return image
         try:
-            return open_picture(Path(image))
+            return read_picture(Path(image))
         except UnreadableImage as error:
             raise FwError(f"image {str(image)!r} cannot be read: {error}") from error
-
-
-def open_picture(path: Path) -> Image:
-    """A picture, upright, in RGB or greyscale.
-
-    Raises:
-        UnreadableImage: it is missing or cannot be decoded.
-    """
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
-            return upright if upright.mode == "L" else upright.convert("RGB")
-    except FileNotFoundError:
-        raise UnreadableImage("there is no such file") from None
-    except Exception as error:  # PIL raises many kinds for damaged files
-        raise UnreadableImage(str(error) or type(error).__name__) from error
 
 
 def read_trained(folder: Path, index: Index, overrides: Sequence[str] = ()) -> tuple[Recipe, Builder, Trained]:
@@ -219,24 +201,8 @@ def predict(folder: Path, index: Index, images: Sequence[Path]) -> list[dict[str
 
 def _predicted(path: Path, trained: Trained) -> dict[str, Any]:
     try:
-        probabilities = trained.predict([open_picture(path)])[0].tolist()
+        probabilities = trained.predict([read_picture(path)])[0].tolist()
     except UnreadableImage as error:
         return {"image": str(path), "error": str(error)}
     named = {f"p_{name}": value for name, value in zip(trained.classes, probabilities, strict=True)}
     return {"image": str(path), "predicted": results.predicted_words(probabilities, trained.task), **named}
-
-
-def pictures_in(path: Path) -> list[Path]:
-    """The file itself, or the pictures of a folder and those below it, sorted.
-
-    Raises:
-        FwError: there is nothing at `path`, or no picture in it.
-    """
-    if path.is_dir():
-        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURES)
-        if found:
-            return found
-        raise FwError(f"the folder {path} holds no pictures", f"pictures end in {', '.join(PICTURES)}")
-    if not path.exists():
-        raise FwError(f"there is no file {path}")
-    return [path]

@@ -244,6 +244,21 @@ def test_evaluate_and_predict_agree_with_the_run(go, index, tmp_path: Path) -> N
         predict(folder, index, [tmp_path / "nothing.png"])
 
 
+def test_a_picture_is_read_alike_in_training_and_in_prediction(go, index, tmp_path: Path) -> None:
+    """A transparent picture lies on white either way: what a model was trained on is what it is asked about."""
+    from PIL import Image
+
+    from fw_data.sources import FileSource
+
+    go(*TINY)
+    file = tmp_path / "logo.png"
+    Image.new("RGBA", (40, 40), (10, 20, 30, 0)).save(file)
+    trained = read_trained(tmp_path / "run", index)[2]
+    in_training = trained.predict([FileSource(tmp_path, [file.name]).load(0)])[0].tolist()
+    (row,) = predict(tmp_path / "run", index, [file])
+    assert [row[f"p_class_{c}"] for c in range(3)] == in_training
+
+
 def test_weights_of_an_earlier_run_are_carried_over(go, index, tmp_path: Path) -> None:
     go("freezing.use=full", name="first")
     second = go("freezing.use=frozen", f"backbone.weights=['run:{tmp_path / 'first'}']", name="second")

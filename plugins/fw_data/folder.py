@@ -10,7 +10,6 @@ import attrs
 
 import framework as fw
 from fw_data.keys import Shares, stated
-from fw_data.pictures import EXTENSIONS
 from fw_data.sources import FileSource
 
 _SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
@@ -110,7 +109,7 @@ def _list_classes(folder: Path, root: Path) -> Listing:
     empty = [name for name, images in listing.items() if not images]
     if empty:
         raise fw.FwError(f"class folder {folder / empty[0]} holds no image" + _more(empty),
-                         f"add images ({', '.join(sorted(EXTENSIONS))}) or remove the folder")  # fmt: skip
+                         f"add images ({', '.join(sorted(fw.PICTURE_EXTENSIONS))}) or remove the folder")  # fmt: skip
     return listing
 
 
@@ -126,7 +125,7 @@ def _images(folder: Path, root: Path) -> list[str]:
         found += [
             (Path(place) / name).relative_to(root).as_posix()
             for name in files
-            if not _is_hidden(name) and os.path.splitext(name)[1].lower() in EXTENSIONS
+            if not _is_hidden(name) and os.path.splitext(name)[1].lower() in fw.PICTURE_EXTENSIONS
         ]
     return sorted(found)
 

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import framework as fw
-from fw_data.pictures import read_picture
 
 
 class FileSource:
@@ -34,7 +33,7 @@ class FileSource:
 
     def load(self, index: int) -> Image.Image:
         """The picture in mode L or RGB. Raises `UnreadableImage`."""
-        return read_picture(self.file(index))
+        return fw.read_picture(self.file(index))
 
     def digest(self, index: int) -> str:
         """SHA-256 of the file's bytes."""

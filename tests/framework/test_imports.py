@@ -16,7 +16,7 @@ REPO = Path(__file__).parents[2]
 FLOORS = (
     "component contracts hooks errors task streams signatures",
     "tables shapes catalog index positions bind sources recipe display toml_text",
-    "network layout freezing groups weights kinds tracing units files",
+    "network layout freezing groups weights kinds tracing units files pictures",
     "assemble data features schedule train checkpoint measure loader feed score splits mixing recalibrate running codec"
     " digests log paths signals watchers",
     "rundir runs bench report results trained api",

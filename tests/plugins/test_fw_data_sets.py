@@ -18,12 +18,12 @@ import framework as fw
 from framework import digests
 from framework.data import Images, class_counts, duplicates, loader
 from framework.index import PluginSource, build_index
+from framework.pictures import read_picture
 from fw_data.csv_file import Csv
 from fw_data.digits import Digits
 from fw_data.folder import ImageFolder
 from fw_data.idx import Idx
 from fw_data.keys import Shares
-from fw_data.pictures import read_picture
 from fw_data.random_images import RandomImages
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")

@@ -1,4 +1,4 @@
-"""Pictures: from a file to a PIL image in mode L or RGB, or the reason why not."""
+"""Pictures: from a file to a PIL image in mode L or RGB, or the reason why not; the same in training and prediction."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-import framework as fw
+from framework.contracts import UnreadableImage
+from framework.errors import FwError
 
-EXTENSIONS = frozenset(
+PICTURE_EXTENSIONS = frozenset(
     (".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
 )
 """What Pillow opens without further packages and photographs are kept in."""
@@ -19,20 +20,20 @@ def read_picture(file: Path) -> Image.Image:
     """The whole picture, decoded to its last byte, as mode L or RGB.
 
     Raises:
-        fw.UnreadableImage: the file is missing, truncated, damaged, or of no known format.
+        UnreadableImage: the file is missing, truncated, damaged, or of no known format.
     """
     try:
         with Image.open(file) as image:
             image.load()
             return gray_or_rgb(ImageOps.exif_transpose(image))
-    except fw.UnreadableImage:
+    except UnreadableImage:
         raise
     except FileNotFoundError:
-        raise fw.UnreadableImage("there is no such file") from None
+        raise UnreadableImage("there is no such file") from None
     except UnidentifiedImageError:
-        raise fw.UnreadableImage(_why_unknown(file)) from None
+        raise UnreadableImage(_why_unknown(file)) from None
     except Exception as error:  # a damaged file makes decoders raise nearly anything
-        raise fw.UnreadableImage(_clause(error)) from error
+        raise UnreadableImage(_clause(error)) from error
 
 
 def gray_or_rgb(image: Image.Image) -> Image.Image:
@@ -42,7 +43,7 @@ def gray_or_rgb(image: Image.Image) -> Image.Image:
     transparent lies on white. CMYK, LAB, palettes and the like become RGB.
 
     Raises:
-        fw.UnreadableImage: floating-point pixels, whose range no format states.
+        UnreadableImage: floating-point pixels, whose range no format states.
     """
     if image.mode in ("L", "RGB"):
         return image
@@ -50,7 +51,7 @@ def gray_or_rgb(image: Image.Image) -> Image.Image:
         pixels = np.asarray(image).astype(np.int64).clip(0, 65535)
         return Image.fromarray(((pixels + 128) // 257).astype(np.uint8))
     if image.mode == "F":
-        raise fw.UnreadableImage("its pixels are floating-point numbers of no stated range; save it with 8 or 16 bits")
+        raise UnreadableImage("its pixels are floating-point numbers of no stated range; save it with 8 or 16 bits")
     if image.mode == "1":
         return image.convert("L")
     if image.has_transparency_data:
@@ -73,3 +74,21 @@ def _clause(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return str(error) or type(error).__name__
+
+
+def pictures_in(path: Path) -> list[Path]:
+    """The file itself, or the pictures of a folder and those below it, sorted.
+
+    Raises:
+        FwError: there is nothing at `path`, or no picture in it.
+    """
+    if path.is_dir():
+        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURE_EXTENSIONS)
+        if found:
+            return found
+        raise FwError(
+            f"the folder {path} holds no pictures", f"pictures end in {', '.join(sorted(PICTURE_EXTENSIONS))}"
+        )
+    if not path.exists():
+        raise FwError(f"there is no file {path}")
+    return [path]
