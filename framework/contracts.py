@@ -405,6 +405,11 @@ class Data:
     fingerprint: str
     notes: tuple[str, ...] = ()
 
+    @property
+    def scored(self) -> dict[str, Split]:
+        """The splits that a model is scored on: `val`, and `test` where there is one."""
+        return {"val": self.val} if self.test is None else {"val": self.val, "test": self.test}
+
 
 @attrs.frozen
 class Pipeline:

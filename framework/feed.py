@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from framework.assemble import Assembly
-from framework.contracts import Plan, Split
+from framework.contracts import Pipeline, Plan, Split
 from framework.data import Images, balanced_order, loader
+from framework.recipe import Recipe
 from framework.streams import stream_seed
 
 
@@ -71,7 +72,6 @@ class WholeNetwork:
     def __init__(self, run: Assembly) -> None:
         self.run = run
         self.keys = run.recipe.train
-        self.on_error = run.recipe.parts["data"].core.on_error
 
     def batches_per_epoch(self) -> int:
         """How many batches an epoch of training has."""
@@ -81,13 +81,14 @@ class WholeNetwork:
     def train_batches(self, epoch: int, start: int) -> Iterator[Fed]:
         """The batches of a training epoch from the `start`th on."""
         split = self.run.data.train
-        images = Images(split, self.run.train_pipeline, self.run.recipe.seed, self.on_error)
-        return self._fed(images, split, self._order(split, epoch), epoch, start, self.keys.drop_last)
+        on_error = self.run.recipe.parts["data"].core.on_error
+        images = Images(split, self.run.train_pipeline, self.run.recipe.seed, on_error)
+        order = self._order(split, epoch)
+        return read_batches(images, order, self.run.recipe, self.run.device, epoch, start, self.keys.drop_last)
 
     def batches(self, split: Split) -> Iterator[Fed]:
         """Every image of a split once, in order."""
-        images = Images(split, self.run.eval_pipeline, self.run.recipe.seed, self.on_error)
-        return self._fed(images, split, list(range(len(split))), 0, 0, False)
+        return read_in_order(split, self.run.eval_pipeline, self.run.recipe, self.run.device)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Logits (N, classes) of images (N, C, H, W)."""
@@ -103,16 +104,31 @@ class WholeNetwork:
             return balanced_order(split.targets, self.run.data.task, generator)
         return torch.randperm(len(split), generator=generator).tolist()
 
-    def _fed(
-        self, images: Images, split: Split, order: list[int], epoch: int, start: int, drop_last: bool
-    ) -> Iterator[Fed]:
-        device, pinned = self.run.device, self.run.device.type == "cuda"
-        layout = (
-            torch.channels_last if self.run.recipe.engine.memory_format == "channels_last" else torch.contiguous_format
-        )
-        for batch in loader(images, order, epoch, self.keys.batch_size, self.keys.workers, start, drop_last, pinned):
-            inputs = batch.images.to(device, non_blocking=pinned)
-            if inputs.dim() == 4:
-                inputs = inputs.contiguous(memory_format=layout)
-            targets = split.targets[batch.positions].to(device, non_blocking=pinned)
-            yield Fed(inputs, targets, batch.positions, tuple(batch.skipped))
+
+def read_batches(
+    images: Images, order: list[int], recipe: Recipe, device: torch.device, epoch: int = 0, start: int = 0,
+    drop_last: bool = False,
+) -> Iterator[Fed]:  # fmt: skip
+    """The images at the positions of `order`, batch by batch, on the device and in the recipe's memory format.
+
+    Args:
+        images: what is read and how it is transformed.
+        order: positions in their split.
+        recipe: says the size of a batch, the number of workers and the memory format.
+        device: where they go.
+        epoch, start, drop_last: as `framework.data.loader` takes them.
+    """
+    keys, pinned = recipe.train, device.type == "cuda"
+    layout = torch.channels_last if recipe.engine.memory_format == "channels_last" else torch.contiguous_format
+    for batch in loader(images, order, epoch, keys.batch_size, keys.workers, start, drop_last, pinned):
+        inputs = batch.images.to(device, non_blocking=pinned)
+        if inputs.dim() == 4:
+            inputs = inputs.contiguous(memory_format=layout)
+        targets = images.split.targets[batch.positions].to(device, non_blocking=pinned)
+        yield Fed(inputs, targets, batch.positions, tuple(batch.skipped))
+
+
+def read_in_order(split: Split, pipeline: Pipeline, recipe: Recipe, device: torch.device) -> Iterator[Fed]:
+    """Every image of a split once, in order."""
+    images = Images(split, pipeline, recipe.seed, recipe.parts["data"].core.on_error)
+    return read_batches(images, list(range(len(split))), recipe, device)

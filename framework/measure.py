@@ -6,7 +6,8 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 
@@ -54,6 +55,11 @@ def peak_rss_mb() -> float:
 def peak_device_mb(device: torch.device) -> float | None:
     """Peak memory of the device's allocator so far, in MiB; None on a CPU."""
     return torch.cuda.max_memory_allocated(device) / MIB if device.type == "cuda" else None
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """The context of `train.precision` for forward passes."""
+    return nullcontext() if precision == "fp32" else torch.autocast(device.type, torch.bfloat16)
 
 
 def pick_device(name: str) -> torch.device:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+from torch import nn
 
 from framework.codec import plain_tensor
 from framework.contracts import Split
-from framework.files import load_tensors, save_tensors, write_json, write_text
+from framework.files import load_tensors, save_tensors, write_text
 from framework.measure import peak_device_mb, peak_rss_mb
 from framework.recipe import Recipe
 from framework.running import Run
@@ -105,11 +106,11 @@ def summary(run: Run, facts: dict[str, Any], best: dict[str, dict[str, float]]) 
         best: split -> metrics of the selected network.
     """
     at, parts = run.standing, run.parts
-    sizes = [(p.numel(), p.requires_grad) for p in parts.network.parameters()]
+    audit = parts.frozen.audit()
     seconds = run.clock.seconds
     return {
         "name": parts.recipe.name,
-        "status": "done",
+        "status": "audit failed" if audit["frozen_moved"] else "done",
         "transfer": facts["weights"]["transfer"],
         "heading": facts["heading"],
         "run_dir": str(run.folder),
@@ -124,10 +125,10 @@ def summary(run: Run, facts: dict[str, Any], best: dict[str, dict[str, float]]) 
         "selection": SELECTION.format(monitor=parts.recipe.train.monitor)
         + (UNTESTED if parts.data.test is None else TESTED),
         "weights": facts["weights"],
-        "params": {"total": sum(n for n, _ in sizes), "trainable": sum(n for n, moves in sizes if moves)},
+        "params": parameter_counts(parts.network),
         "partition": {"boundary": None, "bytes_per_image": 0, "fixed_flops_share": 0.0,
                       "reason": "this version trains the whole network at every step"},
-        "audit": run.parts.frozen.audit(),
+        "audit": audit,
         "skipped_images": dict(at.skipped),
         "epochs": at.epoch,
         "steps": at.step,
@@ -141,17 +142,18 @@ def summary(run: Run, facts: dict[str, Any], best: dict[str, dict[str, float]]) 
     }  # fmt: skip
 
 
+def parameter_counts(network: nn.Module) -> dict[str, int]:
+    """How many numbers a network has, and how many of them train."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in network.parameters()]
+    return {"total": sum(size for size, _ in sizes), "trainable": sum(size for size, trains in sizes if trains)}
+
+
 def _by_split(metrics: dict[str, float]) -> dict[str, dict[str, float]]:
     splits: dict[str, dict[str, float]] = {}
     for name, value in metrics.items():
         split, _, metric = name.partition(".")
         splits.setdefault(split, {})[metric] = value
     return splits
-
-
-def write_summary(folder: Path, values: dict[str, Any]) -> None:
-    """Writes the summary, which marks the run as finished."""
-    write_json(folder / "summary.json", values)
 
 
 def recipe_with_pinned_weights(recipe: Recipe, used: dict[str, Any]) -> Recipe:

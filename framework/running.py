@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import attrs
-import torch
 from torch import Tensor
 
 from framework.assemble import Assembly
-from framework.contracts import Progress
+from framework.contracts import Progress, Split
 from framework.display import Display
 from framework.errors import FwError
 from framework.feed import Feed
-from framework.measure import Clock
+from framework.measure import Clock, autocast
 from framework.schedule import Schedule, build_schedule
 from framework.signals import StopRequest
 from framework.watchers import Watchers
@@ -29,12 +29,10 @@ class Best:
     Attributes:
         epoch: counted from 1; 0 before there is one.
         value: of the monitor.
-        metrics: `val` metrics of that epoch.
     """
 
     epoch: int = 0
     value: float = math.nan
-    metrics: dict[str, float] = attrs.field(factory=dict)
 
 
 @attrs.define
@@ -109,6 +107,10 @@ class Run:
     pending: list[tuple[Tensor, int]] = attrs.field(factory=list)
     images_in_step: int = 0
 
+    def note_skipped(self, split: Split, skipped: Iterable[tuple[int, str]]) -> None:
+        """Remembers which images of a split could not be read, by name, once."""
+        self.standing.skipped.update({split.names[position]: reason for position, reason in skipped})
+
     def note_loss(self, loss: Tensor, count: int) -> None:
         """Remembers a batch's mean loss without waiting for the device to compute it."""
         self.pending.append((loss.detach(), count))
@@ -167,9 +169,7 @@ class Run:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context of `train.precision` for forward passes."""
-        if self.parts.recipe.train.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.parts.device.type, torch.bfloat16)
+        return autocast(self.parts.recipe.train.precision, self.parts.device)
 
 
 def new_schedule(parts: Assembly, feed: Feed) -> Schedule:

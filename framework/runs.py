@@ -1,10 +1,9 @@
-"""Runs: starting, resuming, scoring and using them; what the commands call."""
+"""Runs: starting and resuming them, from a checked recipe to the results."""
 
 from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +11,18 @@ import attrs
 
 from framework import checkpoint, log, results, rundir
 from framework.assemble import Assembly, assemble
-from framework.contracts import Data, Split
+from framework.contracts import Data
 from framework.display import RANDOM_BACKBONE, Display
-from framework.errors import AuditFailed, FwError
+from framework.errors import FwError
 from framework.feed import WholeNetwork
-from framework.files import remove_scratch
+from framework.files import remove_scratch, write_json
 from framework.index import Index
 from framework.measure import Clock
 from framework.recipe import Recipe, load_resolved
 from framework.running import Run, Standing, new_schedule
-from framework.score import Scores, score
 from framework.shapes import to_plain
 from framework.signals import StopRequest
-from framework.train import begin_plan, train
-from framework.trained import evaluate, predict
+from framework.train import begin_plan, score_split, train
 from framework.watchers import Watchers
 
 
@@ -123,12 +120,11 @@ def _new_run(parts: Assembly, folder: Path, index: Index, display: Display) -> R
 def _go(run: Run, facts: dict[str, Any]) -> dict[str, Any]:
     """Trains to the end and writes the results."""
     recipe = run.parts.recipe
-    sizes = [(p.numel(), p.requires_grad) for p in run.parts.network.parameters()]
     started = {
         "name": recipe.name, "run_dir": str(run.folder), "epochs": run.epochs, "steps": run.steps,
         "epoch": run.standing.epoch, "step": run.standing.step, "transfer": facts["weights"]["transfer"],
         "weights": facts["weights"],
-        "params": {"total": sum(n for n, _ in sizes), "trainable": sum(n for n, t in sizes if t)},
+        "params": results.parameter_counts(run.parts.network),
         "policy": recipe.parts["freezing"].use, "data": facts["data"],
     }  # fmt: skip
     run.display.started(started)
@@ -147,43 +143,22 @@ def _go(run: Run, facts: dict[str, Any]) -> dict[str, Any]:
 
 def finish(run: Run, facts: dict[str, Any]) -> dict[str, Any]:
     """Scores the selected network, the test split once, and writes model, predictions and summary."""
-    failed = _audit_failed(run)
     best: dict[str, dict[str, float]] = {}
     data = run.parts.data
     with run.clock.time("validate"):
         checkpoint.load_best(run)
         run.parts.frozen.eval()
-        for name, split in (("val", data.val), ("test", data.test)):
-            if split is not None:
-                scores = score_split(run, split)
-                best[name] = scores.metrics
-                rows = results.prediction_rows(split, scores, data.task)
-                results.write_rows(
-                    run.folder / "predictions" / f"{name}.csv", rows, results.prediction_columns(data.task)
-                )
+        for name, split in data.scored.items():
+            scores = score_split(run, split)
+            best[name] = scores.metrics
+            rows = results.prediction_rows(split, scores, data.task)
+            results.write_rows(run.folder / "predictions" / f"{name}.csv", rows, results.prediction_columns(data.task))
     results.save_model(run, run.folder / rundir.MODEL, facts)
     summary = results.summary(run, facts, best)
-    if failed:
-        summary["status"] = "audit failed"
-    results.write_summary(run.folder, summary)
+    write_json(run.folder / rundir.SUMMARY, summary)  # which marks the run as finished
     for spent in (checkpoint.BASE, checkpoint.BEST, checkpoint.PREVIOUS):
         (run.folder / spent).unlink(missing_ok=True)
     return summary
-
-
-def _audit_failed(run: Run) -> bool:
-    try:
-        run.parts.frozen.auditor.require_clean()
-    except AuditFailed:
-        return True
-    return False
-
-
-def score_split(run: Run, split: Split) -> Scores:
-    """Scores one split with the network as it is, and notes what could not be read."""
-    scores = score(run.feed, split, run.parts.data.task, run.parts.criterion, run.parts.metrics, run.autocast)
-    run.standing.skipped.update({split.names[p]: reason for p, reason in scores.skipped})
-    return scores
 
 
 def _data_facts(data: Data) -> dict[str, Any]:
@@ -212,13 +187,3 @@ def _require_same_data(before: dict[str, Any], data: Data) -> None:
     if data.fingerprint != before["fingerprint"]:
         raise FwError("the data changed since the run began: its images, targets or splits are not what they were",
                       f"then: {before['images']}; now: {_data_facts(data)['images']}")  # fmt: skip
-
-
-def evaluate_run(folder: Path, index: Index, overrides: Sequence[str], display: Display) -> dict[str, Any]:
-    """Scores a finished run's model on its data, or on other data with the same classes."""
-    return evaluate(folder, index, overrides)
-
-
-def predict_run(folder: Path, index: Index, images: Sequence[Path], display: Display) -> list[dict[str, Any]]:
-    """Predictions of a finished run's model for images of any folder."""
-    return predict(folder, index, images)

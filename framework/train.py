@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -11,7 +12,7 @@ from torch import nn
 
 from framework import checkpoint
 from framework.assemble import naming
-from framework.contracts import Plan
+from framework.contracts import Plan, Split
 from framework.errors import Interrupted
 from framework.feed import Fed
 from framework.freezing import check_plan
@@ -21,7 +22,7 @@ from framework.mixing import mix
 from framework.paths import require_paths
 from framework.recalibrate import recalibrate
 from framework.running import Run
-from framework.score import higher_is_better, score
+from framework.score import Scores, higher_is_better, score
 from framework.streams import stream_seed
 
 SETTLE_EVERY = {True: 1, False: 32}
@@ -73,7 +74,7 @@ def add_gradient(run: Run, batch: Fed) -> None:
     """Forward and backward of one batch, weighted by its share of the optimizer step's images."""
     at, keys = run.standing, run.parts.recipe.train
     count = len(batch.positions)
-    note_skipped(run, batch)
+    run.note_skipped(run.parts.data.train, batch.skipped)
     if not count:
         return
     torch.manual_seed(stream_seed(run.parts.recipe.seed, "step", at.epoch, at.batch))  # dropout, mixup
@@ -146,19 +147,18 @@ def stop_if_asked(run: Run) -> None:
                           f"continue with: fw resume {run.folder}", run.stop.signal_number)  # fmt: skip
 
 
-def note_skipped(run: Run, batch: Fed) -> None:
-    """Remembers which images could not be read, by name, once."""
-    for position, reason in batch.skipped:
-        run.standing.skipped[run.parts.data.train.names[position]] = reason
-
-
 def validate(run: Run) -> dict[str, float]:
     """Metrics of the validation split under the network as it is."""
     run.parts.frozen.eval()
-    scores = score(run.feed, run.parts.data.val, run.parts.data.task, run.parts.criterion, run.parts.metrics,
-                   run.autocast, lambda: stop_if_asked(run))  # fmt: skip
-    run.standing.skipped.update({run.parts.data.val.names[p]: reason for p, reason in scores.skipped})
-    return scores.metrics
+    return score_split(run, run.parts.data.val, lambda: stop_if_asked(run)).metrics
+
+
+def score_split(run: Run, split: Split, between_batches: Callable[[], None] = lambda: None) -> Scores:
+    """Scores one split with the network as it is, and notes what could not be read."""
+    parts = run.parts
+    scores = score(run.feed, split, parts.data.task, parts.criterion, parts.metrics, run.autocast, between_batches)
+    run.note_skipped(split, scores.skipped)
+    return scores
 
 
 def monitored(run: Run, metrics: dict[str, float]) -> float | None:
@@ -174,7 +174,7 @@ def choose_best(run: Run, metrics: dict[str, float]) -> None:
     sign = 1 if higher_is_better(keys.monitor, run.parts.metrics) else -1
     first_number = math.isnan(at.best.value) and not math.isnan(value)
     if not at.best.epoch or first_number or sign * value > sign * at.best.value:
-        at.best.epoch, at.best.value, at.best.metrics = at.epoch + 1, value, dict(metrics)
+        at.best.epoch, at.best.value = at.epoch + 1, value
         checkpoint.save_best(run)
     at.stopped_early = bool(keys.patience) and at.epoch + 1 - at.best.epoch >= keys.patience
 

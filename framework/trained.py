@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +14,11 @@ from torch import Tensor, nn
 
 from framework import results, rundir
 from framework.assemble import Builder, loss, place, require_monitor, set_threads
-from framework.contracts import Data, InputSpec, Pipeline, Split, UnreadableImage
-from framework.data import Images, loader
+from framework.contracts import InputSpec, Pipeline, Split, UnreadableImage
 from framework.errors import FwError, Problem, RecipeError
-from framework.feed import Fed
+from framework.feed import Fed, read_in_order
 from framework.index import Index
-from framework.measure import pick_device
+from framework.measure import autocast, pick_device
 from framework.pictures import pictures_in, read_picture
 from framework.recipe import Recipe, check
 from framework.score import score, to_probabilities
@@ -94,8 +93,6 @@ def read_trained(folder: Path, index: Index, overrides: Sequence[str] = ()) -> t
         raise FwError(f"{folder / rundir.MODEL} does not fit the network of its recipe: {error}") from error
     place(model.network, pick_device(recipe.engine.device), recipe.engine.memory_format)
     model.network.eval()
-    import json
-
     summary = json.loads((folder / rundir.SUMMARY).read_text()) if rundir.is_finished(folder) else {}
     return (
         recipe,
@@ -130,23 +127,18 @@ def evaluate(folder: Path, index: Index, overrides: Sequence[str]) -> dict[str, 
     feed = _Reader(recipe, trained)
     criterion = loss(builder, data, feed.device)
     found = {
-        name: score(feed, split, data.task, criterion, metrics, feed.autocast) for name, split in _scored_splits(data)
+        name: score(feed, split, data.task, criterion, metrics, lambda: autocast(recipe.train.precision, feed.device))
+        for name, split in data.scored.items()
     }
     return {
         "run_dir": str(folder),
         "data": {"fingerprint": data.fingerprint, "images": {name: len(s.positions) for name, s in found.items()}},
         "metrics": {name: scores.metrics for name, scores in found.items()},
         "skipped_images": {
-            split.names[p]: reason for name, split in _scored_splits(data) for p, reason in found[name].skipped
+            split.names[p]: reason for name, split in data.scored.items() for p, reason in found[name].skipped
         },
         "transfer": trained.summary.get("transfer"),
     }
-
-
-def _scored_splits(data: Data) -> Iterator[tuple[str, Split]]:
-    yield "val", data.val
-    if data.test is not None:
-        yield "test", data.test
 
 
 def _require_same_classes(model: Task, data: Task) -> None:
@@ -164,24 +156,11 @@ class _Reader:
         self.device = next(trained.module.parameters()).device
 
     def batches(self, split: Split) -> Iterator[Fed]:
-        keys = self.recipe.train
-        images = Images(split, self.trained.transform, self.recipe.seed, self.recipe.parts["data"].core.on_error)
-        for batch in loader(images, list(range(len(split))), 0, keys.batch_size, keys.workers):
-            yield Fed(
-                batch.images.to(self.device),
-                split.targets[batch.positions].to(self.device),
-                batch.positions,
-                batch.skipped,
-            )
+        return read_in_order(split, self.trained.transform, self.recipe, self.device)
 
     def forward(self, inputs: Tensor) -> Tensor:
         logits: Tensor = self.trained.module(inputs)
         return logits
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        return (
-            nullcontext() if self.recipe.train.precision == "fp32" else torch.autocast(self.device.type, torch.bfloat16)
-        )
 
 
 def predict(folder: Path, index: Index, images: Sequence[Path]) -> list[dict[str, Any]]:

@@ -107,7 +107,7 @@ def main(folder: Path, interruptions: int, seed: int, recipe: str, overrides: li
     began = time.monotonic()
     assert wait(child(start(reference))) == 0, "the uninterrupted run failed"
     whole = time.monotonic() - began
-    report: dict[str, object] = {"seconds": round(whole, 2), "killed": 0, "finished_first": 0, "different": []}
+    report: dict[str, object] = {"seconds": round(whole, 2), "killed": 0, "different": []}
     differing: list[str] = []
     killed = 0
     trial = 0

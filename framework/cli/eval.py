@@ -25,11 +25,9 @@ def command(run_dir: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     _only_data(overrides)
     index = open_index()
     from framework.cli.display import metric_lines
-    from framework.cli.output import chosen_display
-    from framework.runs import evaluate_run
+    from framework.trained import evaluate
 
-    with chosen_display(as_json) as display:
-        summary = evaluate_run(run_dir, index, overrides, display)
+    summary = evaluate(run_dir, index, overrides)
     if as_json:
         print_json(summary)
         return

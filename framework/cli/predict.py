@@ -27,11 +27,9 @@ def command(run_dir: Path, images: tuple[Path, ...], output: str | None) -> None
       fw predict runs/photos holiday/*.jpg -o predictions.csv
     """
     index = open_index()
-    from framework.cli.output import chosen_display
-    from framework.runs import predict_run
+    from framework.trained import predict
 
-    with chosen_display(as_json=True) as display:
-        rows = predict_run(run_dir, index, images, display)
+    rows = predict(run_dir, index, images)
     _write(rows, output)
     _report_unread(rows)
 

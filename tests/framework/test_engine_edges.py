@@ -15,12 +15,12 @@ import torch
 from torch import nn
 
 import framework as fw
-from framework import checkpoint, train
+from framework import checkpoint, feed, train
 from framework.assemble import set_threads
 from framework.catalog import PluginSource
 from framework.codec import pack, unpack
 from framework.display import NullDisplay
-from framework.feed import Fed, WholeNetwork
+from framework.feed import Fed
 from framework.freezing import FrozenNetwork, all_tensors
 from framework.groups import Groups
 from framework.index import Index, build_index
@@ -156,10 +156,10 @@ def test_what_leaves_the_plan_neither_decays_nor_drifts_and_begins_afresh_when_i
 def test_the_gradient_of_a_step_is_the_mean_over_the_images_that_could_be_read(go, monkeypatch) -> None:
     """Of a step of 2 x 6 images 2 can be read: its gradient is not a sixth of theirs."""
     made_up: list[float] = []
-    fed, make_up = WholeNetwork._fed, train.make_up_for_skipped
+    read, make_up = feed.read_batches, train.make_up_for_skipped
 
-    def first_of_each(self, *arguments):
-        for batch in fed(self, *arguments):
+    def first_of_each(*arguments):
+        for batch in read(*arguments):
             bad = tuple((int(position), "damaged") for position in batch.positions[1:])
             yield Fed(batch.inputs[:1], batch.targets[:1], batch.positions[:1], bad)
 
@@ -171,7 +171,7 @@ def test_the_gradient_of_a_step_is_the_mean_over_the_images_that_could_be_read(g
         make_up(run, parameters)
         made_up.append(size(parameters) / before)
 
-    monkeypatch.setattr(WholeNetwork, "_fed", first_of_each)
+    monkeypatch.setattr(feed, "read_batches", first_of_each)
     monkeypatch.setattr(train, "make_up_for_skipped", noted)
     go("train.accumulate=2")
     assert made_up == pytest.approx([6.0])
