@@ -71,24 +71,25 @@ def test_stages_are_the_librarys_own_or_derived(name: str, stages: list[str], ne
 
 
 def photograph() -> torch.Tensor:
+    """A dahlia (scikit-learn's own photograph), for which ImageNet's nearest class is the daisy."""
     from PIL import Image
-    from skimage.data import coffee
+    from sklearn.datasets import load_sample_image
     from timm.data import create_transform
 
     transform = create_transform(
         (3, 224, 224), interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=0.875
     )
-    image: torch.Tensor = transform(Image.fromarray(coffee()))
+    image: torch.Tensor = transform(Image.fromarray(load_sample_image("flower.jpg")))
     return image[None]
 
 
-def test_packaged_weights_give_the_features_of_the_classifier_that_knows_an_espresso():
+def test_packaged_weights_give_the_features_of_the_classifier_that_knows_a_daisy():
     backbone = build("tf_efficientnet_lite0", weights="package")
     found = packaged.packaged_weights("tf_efficientnet_lite0")
     model = timm.create_model("tf_efficientnet_lite0").eval()
     model.load_state_dict(found.state)
     image = photograph()
-    assert int(model(image).argmax()) == 967  # ImageNet's espresso
+    assert int(model(image).argmax()) == 985  # ImageNet's daisy
     features = backbone.module.eval()(image)
     assert torch.equal(features, model.forward_head(model.forward_features(image), pre_logits=True))
     info = backbone.weights
