@@ -22,7 +22,7 @@ from framework.freezing import FrozenNetwork, check_plan
 from framework.groups import Groups
 from framework.hooks import KIND_OF_TABLE
 from framework.index import Index
-from framework.layout import derive_layout, flops_per_stage
+from framework.layout import derive_layout, flops_per_stage, observe
 from framework.measure import pick_device
 from framework.network import Network
 from framework.recipe import Recipe, Table
@@ -43,12 +43,16 @@ class Model:
         spec: what it expects of an image.
         layout: its stages.
         weights: where the backbone's tensors came from; None where a run's own model is loaded into it next.
+        flops: floating-point operations of one image through the backbone.
+        widest: bytes of the largest tensor that one operation gives for one image.
     """
 
     network: Network
     spec: InputSpec
     layout: Layout
     weights: WeightsUsed | None
+    flops: int = 0
+    widest: int = 0
 
 
 @attrs.frozen(eq=False)
@@ -59,7 +63,8 @@ class Assembly:
         recipe: what it was assembled from.
         device: where the network lives.
         data: the splits and the task.
-        train_pipeline, eval_pipeline: image -> tensor.
+        memory_format: `contiguous` or `channels_last`.
+        builder: makes the pipelines when an image has to be read.
         model: the network and its layout.
         policy, plan: the freezing policy and its first plan.
         frozen: the network under that plan.
@@ -72,8 +77,8 @@ class Assembly:
     recipe: Recipe
     device: torch.device
     data: Data
-    train_pipeline: Pipeline
-    eval_pipeline: Pipeline
+    memory_format: str
+    builder: Builder
     model: Model
     policy: FreezingPolicy
     plan: Plan
@@ -89,6 +94,14 @@ class Assembly:
         """The network, backbone and head."""
         return self.model.network
 
+    def pipeline(self, which: str) -> Pipeline:
+        """The transform of training (`train`) or evaluation (`eval`) images: image -> tensor."""
+        return self.builder.pipeline(which, self.model.spec)
+
+    def component(self, table: str) -> Component:
+        """The component of one of the recipe's single tables."""
+        return self.builder.component(self.recipe.parts[table], table.partition(".")[0])
+
 
 class Builder:
     """Makes the objects of a recipe's tables through their plugins."""
@@ -96,6 +109,7 @@ class Builder:
     def __init__(self, recipe: Recipe, index: Index) -> None:
         self.recipe = recipe
         self.catalog: Catalog = index.catalog()
+        self.pipelines: dict[str, Pipeline] = {}
 
     def component(self, table: Table, kind: str) -> Component:
         """The component that a table names."""
@@ -126,8 +140,9 @@ class Builder:
 
     def pipeline(self, which: str, spec: InputSpec) -> Pipeline:
         """The transform of training or evaluation images."""
-        pipeline: Pipeline = self.build(f"transform.{which}", spec)
-        return pipeline
+        if which not in self.pipelines:
+            self.pipelines[which] = self.build(f"transform.{which}", spec)
+        return self.pipelines[which]
 
     def model(self, task: Task, bare: bool = False) -> Model:
         """The network of a task.
@@ -146,8 +161,9 @@ class Builder:
         head = self.head(backbone.feature_dim, task)
         network = Network(backbone.module, head)
         spec = backbone.input
-        layout = derive_layout(network, backbone.grouping, (spec.channels, *spec.size))
-        return Model(network, spec, layout, used)
+        seen = observe(network, (spec.channels, *spec.size))
+        layout = derive_layout(network, backbone.grouping, (spec.channels, *spec.size), seen)
+        return Model(network, spec, layout, used, seen.flops, seen.widest)
 
     def head(self, feature_dim: int, task: Task) -> nn.Module:
         """The head, its first parameters a function of the seed alone."""
@@ -209,10 +225,10 @@ def assemble(recipe: Recipe, index: Index, bare: bool = False) -> Assembly:
     data = builder.data()
     task = data.task
     model = builder.model(task, bare)
-    train_pipeline, eval_pipeline = builder.pipeline("train", model.spec), builder.pipeline("eval", model.spec)
     policy: FreezingPolicy = builder.build("freezing")
     plan = first_plan(builder, policy, model.layout)
-    place(model.network, device, recipe.engine.memory_format)
+    memory_format = resolved_format(recipe.engine.memory_format, model.network)
+    place(model.network, device, memory_format)
     frozen = FrozenNetwork(model.network, model.layout)
     frozen.apply(plan)
     criterion = loss(builder, data, device)
@@ -220,7 +236,7 @@ def assemble(recipe: Recipe, index: Index, bare: bool = False) -> Assembly:
     phases = tuple(Phase(builder.config(t, "scheduler"), t.core) for t in recipe.schedulers)
     metrics = builder.metrics(task)
     require_monitor(recipe, metrics, task)
-    return Assembly(recipe, device, data, train_pipeline, eval_pipeline, model, policy, plan, frozen, criterion,
+    return Assembly(recipe, device, data, memory_format, builder, model, policy, plan, frozen, criterion,
                     groups, optimizer, phases, metrics)  # fmt: skip
 
 
@@ -238,6 +254,15 @@ def set_threads(threads: int) -> None:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     stated = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     torch.set_num_threads(threads or (int(stated) if stated.isdecimal() and int(stated) else usable))
+
+
+def resolved_format(asked: str, network: nn.Module) -> str:
+    """`auto` takes channels_last where most parameters that multiply are of convolutions over several pixels."""
+    if asked != "auto":
+        return asked
+    layers = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    of_convolutions = sum(layer.weight.numel() for layer in layers if isinstance(layer, nn.Conv2d))
+    return "channels_last" if 2 * of_convolutions > sum(layer.weight.numel() for layer in layers) else "contiguous"
 
 
 def place(network: nn.Module, device: torch.device, memory_format: str) -> None:

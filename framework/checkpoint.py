@@ -132,7 +132,6 @@ def restore(run: Run, tensors: dict[str, Tensor], facts: Any) -> None:
     auditor.load_state(facts["audit"])
     auditor.plan = plan
     run.clock.seconds.update(facts["seconds"])
-    run.feed.follow(plan)
 
 
 def put_tensors(network: nn.Module, tensors: dict[str, Tensor]) -> None:

@@ -296,11 +296,7 @@ def loader(
     Raises:
         FwError: an unreadable image, where these are errors; what a transform refuses.
     """
-    batches = [
-        [(epoch, position) for position in order[at : at + batch_size]] for at in range(0, len(order), batch_size)
-    ]
-    if drop_last and batches and len(batches[-1]) < batch_size:
-        batches.pop()
+    batches = [[(epoch, position) for position in batch] for batch in in_batches(order, batch_size, drop_last)]
     source: DataLoader[Any] = DataLoader(
         _Batches(images),
         batch_size=None,
@@ -315,6 +311,12 @@ def loader(
         if isinstance(item, FwError):
             raise item
         yield item
+
+
+def in_batches(order: Sequence[int], batch_size: int, drop_last: bool = False) -> list[Sequence[int]]:
+    """Positions, batch by batch; the last is shorter, or left out where `drop_last`."""
+    batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
+    return batches[:-1] if drop_last and batches and len(batches[-1]) < batch_size else batches
 
 
 @attrs.frozen(eq=False)

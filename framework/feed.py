@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import attrs
 import torch
 from torch import Tensor
 
 from framework.assemble import Assembly
-from framework.contracts import Pipeline, Plan, Split
-from framework.data import Images, balanced_order, loader
+from framework.contracts import Pipeline, Split
+from framework.data import Images, balanced_order, in_batches, loader
+from framework.mixing import Inputs
 from framework.recipe import Recipe
 from framework.streams import stream_seed
 
@@ -22,13 +22,13 @@ class Fed:
     """One batch on the device.
 
     Attributes:
-        inputs: what `forward` takes; images here, boundary activations in a partitioned run.
+        inputs: what `forward` takes: images (N, C, H, W), or the tensors of a boundary, a row for each image.
         targets: of these images.
         positions: their positions in the split.
         skipped: (position, reason) of images that could not be read.
     """
 
-    inputs: Tensor
+    inputs: Inputs
     targets: Tensor
     positions: Tensor
     skipped: tuple[tuple[int, str], ...]
@@ -41,7 +41,7 @@ class Reads(Protocol):
         """Every image of a split once, in order, transformed as for evaluation."""
         ...
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Inputs) -> Tensor:
         """Logits (N, classes) of a batch's inputs."""
         ...
 
@@ -57,8 +57,16 @@ class Feed(Reads, Protocol):
         """The batches of a training epoch from the `start`th on; a function of (seed, epoch) alone."""
         ...
 
-    def follow(self, plan: Plan) -> None:
-        """A new plan is in force; batches drawn from here on fit it."""
+    def follow(self, passes: float) -> None:
+        """A plan is in force, or weights were replaced; batches drawn from here on fit that.
+
+        Args:
+            passes: how often each training image is still to be used.
+        """
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """What the summary says of it: `boundary`, `bytes_per_image`, `fixed_flops_share`, `reason` where none."""
         ...
 
 
@@ -67,59 +75,79 @@ class WholeNetwork:
 
     Args:
         run: the assembly; taken apart here, so that the loop need not know where batches come from.
+        reason: why the network is not divided.
     """
 
-    def __init__(self, run: Assembly) -> None:
+    def __init__(self, run: Assembly, reason: str) -> None:
         self.run = run
-        self.keys = run.recipe.train
+        self.reason = reason
 
     def batches_per_epoch(self) -> int:
         """How many batches an epoch of training has."""
-        images, size = len(self.run.data.train), self.keys.batch_size
-        return images // size if self.keys.drop_last else math.ceil(images / size)
+        return len(batches_of(self.run, range(len(self.run.data.train))))
 
     def train_batches(self, epoch: int, start: int) -> Iterator[Fed]:
         """The batches of a training epoch from the `start`th on."""
-        split = self.run.data.train
-        on_error = self.run.recipe.parts["data"].core.on_error
-        images = Images(split, self.run.train_pipeline, self.run.recipe.seed, on_error)
-        order = self._order(split, epoch)
-        return read_batches(images, order, self.run.recipe, self.run.device, epoch, start, self.keys.drop_last)
+        run = self.run
+        images = Images(run.data.train, run.pipeline("train"), run.recipe.seed, run.recipe.parts["data"].core.on_error)
+        order = epoch_order(run, epoch)
+        return read_batches(images, order, run.recipe, run.device, run.memory_format, view_of(run, epoch), start,
+                            run.recipe.train.drop_last)  # fmt: skip
 
     def batches(self, split: Split) -> Iterator[Fed]:
         """Every image of a split once, in order."""
-        return read_in_order(split, self.run.eval_pipeline, self.run.recipe, self.run.device)
+        run = self.run
+        return read_in_order(split, run.pipeline("eval"), run.recipe, run.device, run.memory_format)
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Inputs) -> Tensor:
         """Logits (N, classes) of images (N, C, H, W)."""
         logits: Tensor = self.run.network(inputs)
         return logits
 
-    def follow(self, plan: Plan) -> None:
+    def follow(self, passes: float) -> None:
         """Nothing here depends on the plan."""
 
-    def _order(self, split: Split, epoch: int) -> list[int]:
-        generator = torch.Generator().manual_seed(stream_seed(self.run.recipe.seed, "order", epoch))
-        if self.keys.sampler == "balanced":
-            return balanced_order(split.targets, self.run.data.task, generator)
-        return torch.randperm(len(split), generator=generator).tolist()
+    def facts(self) -> dict[str, Any]:
+        """That there is no boundary, and why."""
+        return {"boundary": None, "bytes_per_image": 0, "fixed_flops_share": 0.0, "reason": self.reason}
+
+
+def epoch_order(run: Assembly, epoch: int) -> list[int]:
+    """The positions of the training split in the order of an epoch: a function of (seed, epoch)."""
+    generator = torch.Generator().manual_seed(stream_seed(run.recipe.seed, "order", epoch))
+    if run.recipe.train.sampler == "balanced":
+        return balanced_order(run.data.train.targets, run.data.task, generator)
+    return torch.randperm(len(run.data.train), generator=generator).tolist()
+
+
+def batches_of(run: Assembly, order: Sequence[int]) -> list[Sequence[int]]:
+    """An epoch's positions, batch by batch."""
+    keys = run.recipe.train
+    return in_batches(order, keys.batch_size, keys.drop_last)
+
+
+def view_of(run: Assembly, epoch: int) -> int:
+    """Which draw of a random transform an epoch sees: its own, or one of the `views` that are drawn once."""
+    views = int(run.recipe.parts["transform.train"].core.views)
+    return epoch % views if views else epoch
 
 
 def read_batches(
-    images: Images, order: list[int], recipe: Recipe, device: torch.device, epoch: int = 0, start: int = 0,
-    drop_last: bool = False,
+    images: Images, order: Sequence[int], recipe: Recipe, device: torch.device, memory_format: str, epoch: int = 0,
+    start: int = 0, drop_last: bool = False,
 ) -> Iterator[Fed]:  # fmt: skip
-    """The images at the positions of `order`, batch by batch, on the device and in the recipe's memory format.
+    """The images at the positions of `order`, batch by batch, on the device and in a memory format.
 
     Args:
         images: what is read and how it is transformed.
         order: positions in their split.
-        recipe: says the size of a batch, the number of workers and the memory format.
+        recipe: says the size of a batch and the number of workers.
         device: where they go.
+        memory_format: `contiguous` or `channels_last`.
         epoch, start, drop_last: as `framework.data.loader` takes them.
     """
     keys, pinned = recipe.train, device.type == "cuda"
-    layout = torch.channels_last if recipe.engine.memory_format == "channels_last" else torch.contiguous_format
+    layout = torch.channels_last if memory_format == "channels_last" else torch.contiguous_format
     for batch in loader(images, order, epoch, keys.batch_size, keys.workers, start, drop_last, pinned):
         inputs = batch.images.to(device, non_blocking=pinned)
         if inputs.dim() == 4:
@@ -128,7 +156,9 @@ def read_batches(
         yield Fed(inputs, targets, batch.positions, tuple(batch.skipped))
 
 
-def read_in_order(split: Split, pipeline: Pipeline, recipe: Recipe, device: torch.device) -> Iterator[Fed]:
+def read_in_order(
+    split: Split, pipeline: Pipeline, recipe: Recipe, device: torch.device, memory_format: str
+) -> Iterator[Fed]:
     """Every image of a split once, in order."""
     images = Images(split, pipeline, recipe.seed, recipe.parts["data"].core.on_error)
-    return read_batches(images, list(range(len(split))), recipe, device)
+    return read_batches(images, list(range(len(split))), recipe, device, memory_format)

@@ -118,25 +118,42 @@ def _save_file(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, st
         raise OSError(str(error)) from error
 
 
-def load_tensors(path: Path, hint: str = "") -> tuple[dict[str, Tensor], Any]:
+def load_tensors(path: Path, hint: str = "", mapped: bool = False) -> tuple[dict[str, Tensor], Any]:
     """The tensors and facts of `save_tensors`, the checksum verified.
+
+    Args:
+        path: the file.
+        hint: what to do where it is damaged.
+        mapped: the tensors lie in the file, which must stay as it is, and not in memory.
 
     Raises:
         FwError: the file is missing, truncated, or its content differs from what was written.
     """
-    from safetensors import SafetensorError, safe_open
-
     if not path.is_file():
         raise FwError(f"there is no {path}", hint)
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        tensors, metadata = _read_file(path)
+    except (OSError, ValueError, RuntimeError) as error:
         raise FwError(f"{path} is damaged: {error}", hint) from error
     if metadata.get("sha256") != _checksum(tensors, metadata.get("facts", "")):
         raise FwError(f"{path} is damaged: its content differs from its checksum", hint)
-    return tensors, json.loads(metadata["facts"])
+    kept = tensors if mapped else {name: tensor.clone() for name, tensor in tensors.items()}
+    return kept, json.loads(metadata["facts"])
+
+
+def map_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file that this process has just written, in the file and not in memory; nothing is verified."""
+    return _read_file(path)[0]
+
+
+def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 - not a mapping
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
 
 
 def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:

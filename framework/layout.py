@@ -19,18 +19,21 @@ from framework.units import derive_grouping
 BACKBONE, HEAD = "backbone", "head"
 
 
-def derive_layout(network: nn.Module, grouping: Grouping | None, sample_size: SampleSize) -> Layout:
+def derive_layout(
+    network: nn.Module, grouping: Grouping | None, sample_size: SampleSize, seen: Trace | None = None
+) -> Layout:
     """The layout of a network. The network is left exactly as it was.
 
     Args:
         network: a `Network`, or any model that ends with its head (`fc`, `classifier`, `heads.head`).
         grouping: the library's own stages, with names relative to the backbone; None derives them.
         sample_size: (channels, height, width) of one image, to find the order of execution.
+        seen: what `observe` saw, where that has been done.
 
     Raises:
         FwError: the network does not accept such an image, or the grouping names a parameter that is not there.
     """
-    seen = _observed(network, sample_size)
+    seen = seen or observe(network, sample_size)
     ordered = _Order(network, seen)
     head = HEAD if isinstance(network, Network) else find_head(network, seen)
     body_root = BACKBONE if isinstance(network, Network) else ""
@@ -81,7 +84,7 @@ def find_head(network: nn.Module, seen: Trace) -> str | None:
     return last if last and weight is not None and weight.ndim >= 2 and len(weight) == gives else None
 
 
-def _observed(network: nn.Module, sample_size: SampleSize) -> Trace:
+def observe(network: nn.Module, sample_size: SampleSize) -> Trace:
     """The trace of a network; of a `Network`, its backbone's: the head comes last by construction."""
     if not isinstance(network, Network):
         return trace(network, sample_size)

@@ -33,17 +33,22 @@ class Clock:
     def __init__(self, device: torch.device, seconds: dict[str, float] | None = None) -> None:
         self.device = device
         self.seconds: dict[str, float] = dict(seconds or {})
+        self._open: list[float] = []
 
     @contextmanager
     def time(self, name: str) -> Iterator[None]:
-        """Adds the time of the block to `name`."""
+        """Adds the time of the block to `name`, less that of blocks inside it, which have names of their own."""
         synchronize(self.device)
         start = time.perf_counter()
+        self._open.append(0.0)
         try:
             yield
         finally:
             synchronize(self.device)
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            spent = time.perf_counter() - start
+            self.seconds[name] = self.seconds.get(name, 0.0) + spent - self._open.pop()
+            if self._open:
+                self._open[-1] += spent
 
 
 def peak_rss_mb() -> float:

@@ -10,12 +10,14 @@ from torch import Tensor
 from framework.tables import TrainTable
 from framework.task import Task
 
+Inputs = Tensor | tuple[Tensor, ...]
 
-def mix(inputs: Tensor, targets: Tensor, keys: TrainTable, task: Task) -> tuple[Tensor, Tensor]:
+
+def mix(inputs: Inputs, targets: Tensor, keys: TrainTable, task: Task) -> tuple[Inputs, Tensor]:
     """The batch, mixed as `[train]` asks; where both are on, one of the two is drawn per batch.
 
     Args:
-        inputs: (N, C, H, W).
+        inputs: images (N, C, H, W); anything else only where nothing is mixed.
         targets: int64 (N,), or float32 (N, classes) in a multilabel task.
 
     Returns:

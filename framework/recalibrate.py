@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from framework.feed import WholeNetwork
 from framework.running import Run
 
 
@@ -26,9 +27,10 @@ def recalibrate(run: Run) -> None:
         norm.reset_running_stats()
         norm.momentum = None
     with torch.no_grad():
-        for batch in run.feed.batches(run.parts.data.train):
+        whole = WholeNetwork(run.parts, "statistics move")
+        for batch in whole.batches(run.parts.data.train):
             if len(batch.positions):
-                run.feed.forward(batch.inputs)
+                whole.forward(batch.inputs)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     frozen.apply(frozen.plan)

@@ -126,8 +126,7 @@ def summary(run: Run, facts: dict[str, Any], best: dict[str, dict[str, float]]) 
         + (UNTESTED if parts.data.test is None else TESTED),
         "weights": facts["weights"],
         "params": parameter_counts(parts.network),
-        "partition": {"boundary": None, "bytes_per_image": 0, "fixed_flops_share": 0.0,
-                      "reason": "this version trains the whole network at every step"},
+        "partition": run.feed.facts(),
         "audit": audit,
         "skipped_images": dict(at.skipped),
         "epochs": at.epoch,
@@ -137,7 +136,8 @@ def summary(run: Run, facts: dict[str, Any], best: dict[str, dict[str, float]]) 
         | {"total": round(sum(seconds.values()), 3)},
         "images_per_s": round(images_per_s(run), 1),
         "memory_mb": {"peak_rss": round(peak_rss_mb(), 1), "peak_device": peak_device_mb(parts.device)},
-        "engine": {**attrs.asdict(parts.recipe.engine), "device": str(parts.device)},
+        "engine": {**attrs.asdict(parts.recipe.engine), "device": str(parts.device),
+                   "memory_format": parts.memory_format},
         "environment": facts["environment"],
     }  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from framework.assemble import Assembly, assemble
 from framework.contracts import Data
 from framework.display import RANDOM_BACKBONE, Display
 from framework.errors import FwError
-from framework.feed import WholeNetwork
+from framework.feed import Feed, WholeNetwork
 from framework.files import remove_scratch, write_json
 from framework.index import Index
 from framework.measure import Clock
@@ -22,7 +23,8 @@ from framework.recipe import Recipe, load_resolved
 from framework.running import Run, Standing, new_schedule
 from framework.shapes import to_plain
 from framework.signals import StopRequest
-from framework.train import begin_plan, score_split, train
+from framework.stored import Divided
+from framework.train import begin_plan, follow_plan, score_split, stop_if_asked, train
 from framework.watchers import Watchers
 
 
@@ -102,19 +104,18 @@ def resume_run(folder: Path, index: Index, display: Display) -> dict[str, Any]:
 
 
 def _new_run(parts: Assembly, folder: Path, index: Index, display: Display) -> Run:
-    feed = WholeNetwork(parts)
-    watchers = Watchers(index, display.warn)
-    return Run(
-        parts,
-        feed,
-        new_schedule(parts, feed),
-        Standing(),
-        folder,
-        display,
-        watchers,
-        Clock(parts.device),
-        StopRequest(),
-    )
+    stop = StopRequest()
+    feed = feed_of(parts, display, lambda: stop_if_asked(run))
+    run = Run(parts, feed, new_schedule(parts, feed), Standing(), folder, display, Watchers(index, display.warn),
+              Clock(parts.device), stop)  # fmt: skip
+    return run
+
+
+def feed_of(parts: Assembly, display: Display, between_batches: Callable[[], None]) -> Feed:
+    """Where the batches of a run come from, as `[engine]` has it."""
+    if parts.recipe.engine.partition == "off":
+        return WholeNetwork(parts, 'engine.partition = "off"')
+    return Divided(parts, display.note, between_batches)
 
 
 def _go(run: Run, facts: dict[str, Any]) -> dict[str, Any]:
@@ -131,6 +132,8 @@ def _go(run: Run, facts: dict[str, Any]) -> dict[str, Any]:
     run.watchers.tell("fw_run_started", name=recipe.name, run_dir=str(run.folder), recipe=recipe.resolved(),
                       classes=list(run.parts.data.task.classes), steps=run.steps, epochs=run.epochs)  # fmt: skip
     with run.stop:
+        if not run.is_over:
+            follow_plan(run)
         train(run)
     run.parts.frozen.auditor.close()
     summary = finish(run, facts)
@@ -147,6 +150,7 @@ def finish(run: Run, facts: dict[str, Any]) -> dict[str, Any]:
     data = run.parts.data
     with run.clock.time("validate"):
         checkpoint.load_best(run)
+        follow_plan(run)
         run.parts.frozen.eval()
         for name, split in data.scored.items():
             scores = score_split(run, split)

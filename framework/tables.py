@@ -38,7 +38,17 @@ class EngineTable:
 
     device: str = key("auto", "auto, cpu, cuda, cuda:1, mps")
     threads: Count = key(0, "CPU threads of torch; 0: OMP_NUM_THREADS, else all cores")
-    memory_format: Literal["contiguous", "channels_last"] = key("contiguous", "layout of images in memory")
+    memory_format: Literal["auto", "contiguous", "channels_last"] = key(
+        "contiguous", "layout of images in memory; auto: channels_last where most of the work is convolution"
+    )
+    partition: Literal["off", "auto", "require"] = key(
+        "off", "compute what cannot change once per image; require: an error where that is not possible"
+    )
+    boundary: str = key("", "the last stage that may be computed once; empty: chosen by what it saves")
+    budget: PositiveInt = key(2**20, "largest boundary, in bytes for each image")
+    chunk: Count = key(0, "images at a time through the fixed part; 0: by memory")
+    cache: Literal["off", "auto", "memory", "disk"] = key("auto", "where the boundary is kept; auto: disk, else memory")
+    cache_gb: PositiveFloat = key(20.0, "size of the feature store on disk; what was used least recently goes")
 
 
 @attrs.frozen(kw_only=True)
@@ -96,6 +106,13 @@ class SchedulerKeys:
 
 
 @attrs.frozen(kw_only=True)
+class TransformKeys:
+    """The core's keys of `[transform.train]` and `[transform.eval]`."""
+
+    views: Count = key(0, "draws kept for each image, used in turn; 0: a new one at every pass")
+
+
+@attrs.frozen(kw_only=True)
 class NoKeys:
     """The core's keys of a table to which the core adds none."""
 
@@ -105,6 +122,7 @@ CORE_KEYS: dict[str, type[Any]] = {
     "data": DataKeys,
     "optimizer": OptimizerKeys,
     "scheduler": SchedulerKeys,
+    "transform": TransformKeys,
 }
 
 

@@ -6,7 +6,7 @@ import copy
 import random
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import attrs
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from framework.errors import FwError
 
@@ -31,11 +31,15 @@ class Trace:
         modules: module name -> the moment of its first call; modules that are not called are missing.
         parameters: parameter name -> the moment of its first use; parameters that no output needs are missing.
         output: shape of what the network gives, or None where that is no single tensor.
+        flops: floating-point operations, as `count_flops` counts them.
+        widest: bytes of the largest tensor that one operation gives.
     """
 
     modules: Mapping[str, int]
     parameters: Mapping[str, int]
     output: tuple[int, ...] | None
+    flops: int = 0
+    widest: int = 0
 
 
 def trace(network: nn.Module, sample_size: SampleSize) -> Trace:
@@ -51,7 +55,8 @@ def trace(network: nn.Module, sample_size: SampleSize) -> Trace:
     recorder = _Recorder(ghost)
     with recorder, recorder.watching(ghost):
         output = _run(ghost, sample_size)
-    return Trace(recorder.modules, recorder.parameters, tuple(output.shape) if isinstance(output, Tensor) else None)
+    shape = tuple(output.shape) if isinstance(output, Tensor) else None
+    return Trace(recorder.modules, recorder.parameters, shape, recorder.flops, recorder.widest)
 
 
 def output_shape(network: nn.Module, sample_size: SampleSize) -> tuple[int, ...] | None:
@@ -100,7 +105,7 @@ def _ghost(network: nn.Module) -> nn.Module:
     memo: dict[int, Any] = {}
     for parameter in network.parameters():
         memo[id(parameter)] = nn.Parameter(_shape_of(parameter), requires_grad=False)
-    for tensor in (*network.buffers(), *_loose_tensors(network)):
+    for tensor in (*network.buffers(), *loose_tensors(network)):
         memo[id(tensor)] = _shape_of(tensor)
     memo.update((id(empty), OrderedDict()) for empty in _empty_hooks(network))
     return copy.deepcopy(network, memo).eval()
@@ -116,7 +121,7 @@ def _shape_of(tensor: Tensor) -> Tensor:
     return torch.empty_like(tensor, device="meta", requires_grad=False)
 
 
-def _loose_tensors(network: nn.Module) -> Iterator[Tensor]:
+def loose_tensors(network: nn.Module) -> Iterator[Tensor]:
     """Tensors that modules keep as plain attributes."""
     own = vars(nn.Module())
     for module in network.modules():
@@ -136,12 +141,14 @@ def _quiet_random_state() -> Iterator[None]:
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the moment at which each module is first called and each parameter first used."""
+    """Notes when each module is first called and each parameter first used, and how much is computed."""
 
     def __init__(self, ghost: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.modules: dict[str, int] = {}
         self.parameters: dict[str, int] = {}
+        self.flops = 0
+        self.widest = 0
         self._clock = 0
         self._names = {id(parameter): name for name, parameter in ghost.named_parameters()}
 
@@ -151,7 +158,17 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             name = self._names.get(id(value))
             if name is not None:
                 self.parameters.setdefault(name, self._clock)
-        return func(*args, **(kwargs or {}))
+        given = func(*args, **(kwargs or {}))
+        self._weigh(func, args, kwargs or {}, given)
+        return given
+
+    def _weigh(self, func: Any, args: Any, kwargs: Any, given: Any) -> None:
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            with suppress(Exception):  # a formula may not know this form of its operation, and costs refuse no network
+                self.flops += int(formula(*args, **kwargs, out_val=given))
+        sizes = (leaf.numel() * leaf.element_size() for leaf in tree_leaves(given) if isinstance(leaf, Tensor))
+        self.widest = max(self.widest, *sizes, 0)
 
     @contextmanager
     def watching(self, ghost: nn.Module) -> Iterator[None]:

@@ -233,11 +233,18 @@ def change_plan(run: Run, plan: Plan) -> None:
     run.parts.groups.follow(plan)
     begin_plan(run)
     {"continue": lambda: None, "restart": run.schedule.restart, "warm_up": run.schedule.warm_up}[plan.schedule]()
-    run.feed.follow(plan)
+    follow_plan(run)
     run.watchers.tell("fw_plan_changed", epoch=run.standing.epoch, step=run.standing.step,
                       trainable=sorted(plan.trainable), added=change.added, removed=change.removed)  # fmt: skip
     run.display.note(f"plan changed before step {run.standing.step + 1}: {len(plan.trainable)} tensors train "
                      f"(+{len(change.added)} -{len(change.removed)})")  # fmt: skip
+
+
+def follow_plan(run: Run) -> None:
+    """Has the feed divide the network under the plan in force, and keep what that makes worth keeping."""
+    left = run.steps - run.standing.step
+    with run.clock.time("features"):
+        run.feed.follow(left / run.steps_per_epoch)
 
 
 def begin_plan(run: Run) -> None:

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from framework import results, rundir
-from framework.assemble import Builder, loss, place, require_monitor, set_threads
+from framework.assemble import Builder, loss, place, require_monitor, resolved_format, set_threads
 from framework.contracts import InputSpec, Pipeline, Split, UnreadableImage
 from framework.errors import FwError, Problem, RecipeError
 from framework.feed import Fed, read_in_order
 from framework.index import Index
 from framework.measure import autocast, pick_device
+from framework.mixing import Inputs
 from framework.pictures import pictures_in, read_picture
 from framework.recipe import Recipe, check
 from framework.score import score, to_probabilities
@@ -91,7 +92,8 @@ def read_trained(folder: Path, index: Index, overrides: Sequence[str] = ()) -> t
         model.network.load_state_dict(tensors)
     except RuntimeError as error:
         raise FwError(f"{folder / rundir.MODEL} does not fit the network of its recipe: {error}") from error
-    place(model.network, pick_device(recipe.engine.device), recipe.engine.memory_format)
+    memory_format = resolved_format(recipe.engine.memory_format, model.network)
+    place(model.network, pick_device(recipe.engine.device), memory_format)
     model.network.eval()
     summary = json.loads((folder / rundir.SUMMARY).read_text()) if rundir.is_finished(folder) else {}
     return (
@@ -156,9 +158,10 @@ class _Reader:
         self.device = next(trained.module.parameters()).device
 
     def batches(self, split: Split) -> Iterator[Fed]:
-        return read_in_order(split, self.trained.transform, self.recipe, self.device)
+        memory_format = resolved_format(self.recipe.engine.memory_format, self.trained.module)
+        return read_in_order(split, self.trained.transform, self.recipe, self.device, memory_format)
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Inputs) -> Tensor:
         logits: Tensor = self.trained.module(inputs)
         return logits
 

@@ -173,13 +173,13 @@ def test_the_tutorials_transforms_and_schedule_are_those_that_are_built(shortene
     from torchvision.transforms import v2
 
     parts = assemble(shortened("tutorial_finetune"), index)
-    adapt, crop, flip, to_float, normalize = parts.train_pipeline.steps
+    adapt, crop, flip, to_float, normalize = parts.pipeline("train").steps
     assert isinstance(crop, v2.RandomResizedCrop)
     assert (crop.size, crop.scale, crop.ratio) == ([224, 224], (0.08, 1.0), (3 / 4, 4 / 3))
     assert isinstance(flip, v2.RandomHorizontalFlip)
     assert flip.p == 0.5
     assert (normalize.mean, normalize.std) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-    same, resize, center, *rest = parts.eval_pipeline.steps
+    same, resize, center, *rest = parts.pipeline("eval").steps
     assert isinstance(center, v2.CenterCrop)
     assert (resize.size, center.size) == ((256, 256), [224, 224])
     assert [type(step) for step in (same, *rest)] == [type(step) for step in (adapt, to_float, normalize)]

@@ -16,9 +16,10 @@ REPO = Path(__file__).parents[2]
 FLOORS = (
     "component contracts hooks errors task streams signatures",
     "tables shapes catalog index positions bind sources recipe display toml_text",
-    "network layout freezing groups weights kinds tracing units files pictures",
-    "assemble data features schedule train checkpoint measure loader feed score splits mixing recalibrate running codec"
-    " digests log paths signals watchers",
+    "network layout freezing groups weights kinds tracing units files pictures capture costs marking cut division"
+    " partition identity features",
+    "assemble data schedule train checkpoint measure loader feed score splits mixing recalibrate running codec"
+    " digests log paths signals watchers keeping stored selfcheck",
     "rundir runs bench report results trained api",
     "cli testing",
 )

@@ -160,7 +160,7 @@ class TestResolved:
             "momentum": 0.0,
             "betas": [0.9, 0.999],
         }
-        assert resolved["transform"]["eval"] == {"use": "center_crop", "resize": 0}
+        assert resolved["transform"]["eval"] == {"use": "center_crop", "views": 0, "resize": 0}
         assert resolved["train"]["batch_size"] == 32
 
     def test_the_digest_changes_with_any_value(self, toys: Index) -> None:

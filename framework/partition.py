@@ -1,0 +1,236 @@
+"""Partition: a network under a plan, divided into what depends on the image alone and what trains."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import attrs
+import torch
+from torch import Tensor, fx, nn
+
+from framework.capture import Capture, NotCaptured, capture
+from framework.contracts import Layout, Plan, Stage
+from framework.cut import Cut, NoCut, choose_cut, cut_alike, structure, tensors_read
+from framework.division import fixed_part, trainable_part
+from framework.errors import FwError, name_hints
+from framework.freezing import FrozenNetwork, ModeKeeper, allowed_to_move, first_moving_stage, module_modes
+from framework.marking import mark
+from framework.network import Network
+
+Tensors = tuple[Tensor, ...]
+HEAD_INPUT = "the input of the head"
+
+
+class NoPartition(Exception):
+    """A network trains whole under a plan; the message says why, in one clause."""
+
+
+@attrs.frozen(eq=False)
+class Partition:
+    """A network divided under a plan. Both parts work on the network's own tensors.
+
+    Attributes:
+        fixed: images (N, C, H, W) -> the boundary, tensors with N rows; calls draw and change nothing.
+        trained: the boundary -> logits (N, classes), as the network computes them in train mode.
+        scored: the same in evaluation mode.
+        boundary: where it lies, in words.
+        bytes_per_image: of the boundary, in fp32.
+        flops_share: share of one image's forward pass that the fixed part is.
+        reads: names of the network's tensors that the fixed part reads.
+        structure: a hash of the operations of the fixed part.
+        captured: the graph that was cut, in train mode, and its cut; None where the head was taken off.
+    """
+
+    fixed: Callable[[Tensor], Tensors]
+    trained: Callable[..., Tensor]
+    scored: Callable[..., Tensor]
+    boundary: str
+    bytes_per_image: int
+    flops_share: float
+    reads: tuple[str, ...]
+    structure: str
+    captured: tuple[Capture, Cut] | None = None
+
+
+@attrs.frozen
+class Wish:
+    """What `[engine]` says of the boundary.
+
+    Attributes:
+        budget: largest boundary, in bytes for each image.
+        stage: the last stage that may lie before it; empty: chosen by what it saves.
+    """
+
+    budget: int = 2**20
+    stage: str = ""
+
+
+def divide(frozen: FrozenNetwork, images: Tensor, wish: Wish, flops: int, whole_head: bool = True) -> Partition:
+    """The partition of a network under its plan; the network is left in evaluation mode.
+
+    Args:
+        frozen: the network under the plan.
+        images: two images, of which only the shape counts.
+        wish: where the boundary may lie.
+        flops: of one image through the backbone, for the share of the fixed part.
+        whole_head: where only the head moves, take it off without capturing anything.
+
+    Raises:
+        NoPartition: it cannot be divided, or it is not worth it.
+        FwError: `wish.stage` names no stage.
+    """
+    allowed = _stages_before(frozen.layout, wish.stage)
+    if whole_head and moves_head_alone(frozen) and len(allowed) == len(frozen.layout.stages):
+        return _at_head(frozen, flops)
+    return _at_cut(frozen, images, wish.budget, allowed)
+
+
+def _stages_before(layout: Layout, last: str) -> tuple[Stage, ...]:
+    """The stages whose operations may lie in the fixed part."""
+    names = [stage.name for stage in layout.stages]
+    if last and last not in names:
+        raise FwError(f"engine.boundary = {last!r}, but no stage is called so", name_hints(last, names, "stages"))
+    return layout.stages[: names.index(last) + 1] if last else layout.stages
+
+
+def moves_head_alone(frozen: FrozenNetwork) -> bool:
+    """Whether nothing but the head of a `Network` can change under the plan."""
+    stages = frozen.layout.stages
+    return isinstance(frozen.network, Network) and first_moving_stage(frozen.layout, frozen.plan) == len(stages) - 1
+
+
+def _at_head(frozen: FrozenNetwork, flops: int) -> Partition:
+    """The backbone and the head: no graph is needed where the boundary is a module's."""
+    network = frozen.network
+    assert isinstance(network, Network)
+    backbone, head = network.backbone, network.head
+
+    inside = {name: mode for name, mode in module_modes(frozen.layout, frozen.plan).items() if name.startswith("head.")}
+    keeper = ModeKeeper(head, {name.removeprefix("head."): mode for name, mode in inside.items()})
+
+    def fixed(images: Tensor) -> Tensors:
+        training = network.training  # of whoever calls, or of a plugin that called train()
+        frozen.eval()
+        features = backbone(images)
+        if training:
+            frozen.train()
+        return (features,)
+
+    def trained(features: Tensor) -> Tensor:
+        head.train()
+        keeper.restore()
+        logits: Tensor = head(features)
+        return logits
+
+    def scored(features: Tensor) -> Tensor:
+        head.train().eval()  # as `FrozenNetwork.eval`, through train mode
+        logits: Tensor = head(features)
+        return logits
+
+    weights = [p for p in head.parameters() if p.ndim == 2]
+    of_head = sum(2 * weight.numel() for weight in weights)
+    reads = [
+        name for name, _ in (*network.named_parameters(), *network.named_buffers()) if name.startswith("backbone.")
+    ]
+    width = weights[0].shape[1] if weights else 0
+    share = flops / (flops + of_head) if flops else 0.0
+    shape = hashlib.sha256(repr(backbone).encode()).hexdigest()[:32]
+    return Partition(fixed, trained, scored, HEAD_INPUT, 4 * width, share, tuple(reads), shape)
+
+
+def _at_cut(frozen: FrozenNetwork, images: Tensor, budget: int, stages: Sequence[Stage]) -> Partition:
+    may_move = allowed_to_move(frozen.layout, frozen.plan)
+    try:
+        frozen.train()
+        training = capture(frozen.network, images)
+        marks = mark(training, may_move)
+        cut = choose_cut(training, marks, budget, _nodes_of(training, frozen.layout, stages))
+        frozen.eval()
+        scoring = capture(frozen.network, images)
+        alike = cut_alike(scoring, cut, training, may_move)
+        if alike is None:
+            raise NoCut("evaluation mode computes something else before the boundary")
+        parts = fixed_part(training, cut), trainable_part(training, cut), trainable_part(scoring, alike)
+    except (NotCaptured, NoCut, ValueError) as error:
+        raise NoPartition(str(error)) from error
+    finally:
+        frozen.eval()
+    hashes = structure(training)
+    return Partition(
+        *parts,
+        boundary=_words(cut, frozen.layout),
+        bytes_per_image=cut.bytes_per_image,
+        flops_share=cut.flops_share,
+        reads=tuple(dict.fromkeys(tensors_read(training, cut))),
+        structure=hashlib.sha256(" ".join(hashes[node] for node in cut.boundary).encode()).hexdigest()[:32],
+        captured=(training, cut),
+    )
+
+
+def _nodes_of(captured: Capture, layout: Layout, stages: Sequence[Stage]) -> set[fx.Node] | None:
+    """The nodes that belong to some stages; None where these are all."""
+    if len(stages) == len(layout.stages):
+        return None
+    names = {stage.name for stage in stages}
+    home = stage_of_module(layout)
+    return {node for node in captured.nodes if stage_of(node, home) in (*names, None)}
+
+
+def stage_of_module(layout: Layout) -> dict[str, str]:
+    """Module name -> the name of its stage."""
+    return {module: stage.name for stage in layout.stages for module in stage.modules}
+
+
+def stage_of(node: fx.Node, home: dict[str, str]) -> str | None:
+    """The stage of the innermost module in which a node is computed; None outside of all."""
+    path = module_of(node)
+    while path and path not in home:
+        path = path.rpartition(".")[0]
+    return home.get(path)
+
+
+def module_of(node: fx.Node) -> str:
+    """The full name of the innermost module in which a node is computed."""
+    stack = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+    return str(stack[-1]).removeprefix("L['self'].").removeprefix("L['self']") if stack else ""
+
+
+def _words(cut: Cut, layout: Layout) -> str:
+    home = stage_of_module(layout)
+    places = dict.fromkeys(module_of(node) or "the network's own code" for node in cut.boundary)
+    stages = dict.fromkeys(filter(None, (stage_of(node, home) for node in cut.boundary)))
+    return f"after {', '.join(places)} (stage {', '.join(stages)})" if stages else f"after {', '.join(places)}"
+
+
+def tensors_of(network: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
+    """Tensors of a network by name; constants of a graph, which are called by their content, are left out."""
+    own = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    return {name: own[name] for name in names if name in own}
+
+
+def in_chunks(fixed: Callable[[Tensor], Tensors], images: Tensor, chunk: int) -> Tensors:
+    """The boundary of images, computed in chunks of one size, so that no row depends on how many came with it.
+
+    Bits of a convolution or a matrix product depend on the number of rows; a last, shorter chunk is therefore filled
+    up with copies of its last image.
+
+    Args:
+        fixed: the fixed part.
+        images: (N, C, H, W), at least one.
+        chunk: images at a time.
+    """
+    pieces: list[Tensors] = []
+    with torch.no_grad():
+        for part in torch.split(images, chunk):
+            missing = chunk - len(part)
+            full = torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]) if missing else part
+            pieces.append(tuple(tensor[: len(part)] for tensor in fixed(full)))
+    if len(pieces) == 1:
+        return pieces[0]
+    return tuple(torch.cat(tensors) for tensors in zip(*pieces, strict=True))
+
+
+def same_plan(one: Plan, other: Plan) -> bool:
+    """Whether two plans let the same tensors move, at whatever rate."""
+    return set(one.trainable) == set(other.trainable) and one.batch_stats == other.batch_stats

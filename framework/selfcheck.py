@@ -1,0 +1,167 @@
+"""Selfcheck: whether a partition computes what its network does, on one batch and without leaving a trace."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from framework.assemble import Assembly
+from framework.measure import autocast
+from framework.partition import Partition, in_chunks
+
+IMAGES = 4
+"""Images of the check: enough for batch statistics, few enough to cost little beside a run."""
+TOLERANCE = {"fp32": 1e-3, "bf16": 0.1}
+"""Largest difference over the largest value, by precision. On ten families fp32 was equal to the bit in full chunks;
+the bits of other chunks differ by rounding, which batch statistics of a few images enlarge."""
+SHIFT = 0.01
+"""What trains is moved by this share of its spread, so that a value of its that was baked in shows."""
+
+
+class CheckFailed(Exception):
+    """A partition computes something else than its network; the message says what, in one clause."""
+
+
+@attrs.frozen(eq=False)
+class Outcome:
+    """What one pass forward and back leaves.
+
+    Attributes:
+        logits: (N, classes) in train mode.
+        scored: (N, classes) in evaluation mode.
+        gradients: trainable parameter -> gradient; those without one are missing.
+        buffers: buffer -> value afterwards.
+        random: state of the random stream afterwards.
+    """
+
+    logits: Tensor
+    scored: Tensor
+    gradients: Mapping[str, Tensor]
+    buffers: Mapping[str, Tensor]
+    random: Tensor
+
+
+def check_partition(run: Assembly, partition: Partition, chunk: int) -> None:
+    """Compares outputs, gradients, buffers and random state of both ways.
+
+    Args:
+        run: the network, under the plan of the partition.
+        partition: what is checked.
+        chunk: images at a time through the fixed part.
+
+    Raises:
+        CheckFailed: with the first thing that differs.
+    """
+    network, images = run.network, _images(run)
+
+    def plain() -> Tensor:
+        logits: Tensor = network(images)
+        return logits
+
+    def divided() -> Tensor:
+        part = partition.trained if network.training else partition.scored
+        return part(*in_chunks(partition.fixed, images, chunk))
+
+    with without_trace(network, run.device):
+        _shift(network, run)
+        try:
+            with autocast(run.recipe.train.precision, run.device):
+                expected, found = _outcome(run, plain), _outcome(run, divided)
+        except Exception as error:  # a broken graph may raise anything
+            raise CheckFailed(f"it raises {type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
+    compare(expected, found, TOLERANCE[run.recipe.train.precision])
+
+
+def _images(run: Assembly) -> Tensor:
+    spec = run.model.spec
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(IMAGES, spec.channels, *spec.size, generator=generator).to(run.device)
+    return images.contiguous(memory_format=torch.channels_last) if run.memory_format == "channels_last" else images
+
+
+def _shift(network: nn.Module, run: Assembly) -> None:
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name in run.frozen.plan.trainable:
+                spread = float(parameter.float().std()) if parameter.numel() > 1 else 0.0
+                noise = torch.randn(parameter.shape, generator=generator).to(parameter)
+                parameter.add_(noise, alpha=SHIFT * (spread or 1.0))
+
+
+def _outcome(run: Assembly, forward: Callable[[], Tensor]) -> Outcome:
+    network = run.network
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    run.frozen.eval()
+    with torch.no_grad():
+        scored = forward().float()
+    run.frozen.train()
+    torch.manual_seed(2)
+    logits = forward().float()
+    weights = torch.linspace(-1, 1, logits.numel(), device=logits.device).view_as(logits)
+    (logits * weights).sum().backward()  # type: ignore[no-untyped-call]
+    gradients = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    state = torch.cuda.get_rng_state(run.device) if run.device.type == "cuda" else torch.get_rng_state()
+    network.zero_grad(set_to_none=True)
+    put_back(network, before)
+    return Outcome(logits.detach(), scored, gradients, buffers, state)
+
+
+def compare(expected: Outcome, found: Outcome, tolerance: float) -> None:
+    """
+    Raises:
+        CheckFailed: with the first thing that differs by more than the tolerance allows.
+    """
+    _compare("the logits in evaluation mode", expected.scored, found.scored, tolerance)
+    _compare("the logits in train mode", expected.logits, found.logits, tolerance)
+    if not torch.equal(expected.random, found.random):
+        raise CheckFailed("another number of random numbers is drawn")
+    if lost := expected.gradients.keys() ^ found.gradients.keys():
+        raise CheckFailed(f"the gradient of {min(lost)} is there one way and not the other")
+    largest = max((float(g.abs().max()) for g in expected.gradients.values()), default=0.0)
+    for name, gradient in expected.gradients.items():
+        _compare(f"the gradient of {name}", gradient, found.gradients[name], tolerance, floor=tolerance * largest)
+    for name, buffer in expected.buffers.items():
+        _compare(f"the buffer {name}", buffer, found.buffers[name], tolerance)
+
+
+def _compare(what: str, expected: Tensor, found: Tensor, tolerance: float, floor: float = 0.0) -> None:
+    if not expected.numel():
+        return
+    scale = max(float(expected.double().abs().max()), floor)
+    difference = float((expected.double() - found.double()).abs().max())
+    if not difference <= tolerance * scale:
+        raise CheckFailed(f"{what} differs by {difference:.2g}, at values up to {scale:.2g}")
+
+
+@contextmanager
+def without_trace(network: nn.Module, device: torch.device) -> Iterator[None]:
+    """Puts parameters, buffers, gradients and random streams back as they were."""
+    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    before = {name: tensor.detach().clone() for name, tensor in tensors.items() if _may_change(tensor)}
+    state = random.getstate()
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            yield
+    finally:
+        random.setstate(state)
+        network.zero_grad(set_to_none=True)
+        put_back(network, before)
+
+
+def _may_change(tensor: Tensor) -> bool:
+    return tensor.requires_grad or not isinstance(tensor, nn.Parameter)
+
+
+def put_back(network: nn.Module, before: Mapping[str, Tensor]) -> None:
+    """Copies tensors back into a network, in place; some modules make buffers of theirs at the first image."""
+    with torch.no_grad():
+        for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+            if name in before:
+                tensor.copy_(before[name])

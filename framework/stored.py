@@ -1,0 +1,199 @@
+"""Stored: the feed of a divided network. Boundaries come from the feature store, or from each batch's images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from framework.assemble import Assembly
+from framework.contracts import Split
+from framework.errors import AuditFailed, FwError
+from framework.feed import Fed, WholeNetwork, batches_of, epoch_order, view_of
+from framework.keeping import Entry, Keeper, NotKept
+from framework.mixing import Inputs
+from framework.partition import NoPartition, Partition, Wish, divide, in_chunks, same_plan
+from framework.selfcheck import CheckFailed, check_partition
+
+CHUNK_BYTES = {"cpu": 32 * 2**20}
+"""The largest tensor that one operation may give for a chunk; elsewhere memory is there for a whole batch."""
+
+
+class Divided:
+    """The feed of a run whose network is divided under each plan; what cannot be divided trains whole.
+
+    Args:
+        run: the assembly.
+        say: told what takes long or went wrong.
+        between_batches: called as the store is filled; may raise to stop.
+    """
+
+    def __init__(
+        self, run: Assembly, say: Callable[[str], None], between_batches: Callable[[], None] = lambda: None
+    ) -> None:
+        self.run = run
+        self.say = say
+        self.between_batches = between_batches
+        self.whole = WholeNetwork(run, "no plan yet")
+        self.keeper: Keeper | None = None
+        self.plan = run.plan
+        self.train_entry: Entry | None = None
+        self.not_kept = ""
+
+    @property
+    def partition(self) -> Partition | None:
+        """The partition in force."""
+        return self.keeper.partition if self.keeper else None
+
+    def batches_per_epoch(self) -> int:
+        """How many batches an epoch of training has."""
+        return self.whole.batches_per_epoch()
+
+    def follow(self, passes: float) -> None:
+        """Divides the network under the plan in force, and has the boundary of the training images computed.
+
+        Raises:
+            FwError: the recipe requires a partition and there is none; what filling the store raises.
+            AuditFailed: the recipe requires a partition and its self-check failed.
+        """
+        if self.keeper is None or not same_plan(self.plan, self.run.frozen.plan):
+            self.plan = self.run.frozen.plan
+            self.keeper = self._divided()
+        if self.keeper is not None:
+            self.keeper.weights_changed()
+            self.train_entry = self._kept_for_training(self.keeper, passes)
+
+    def _divided(self) -> Keeper | None:
+        try:
+            partition = divide(self.run.frozen, self._two_images(), self._wish(), self.run.model.flops)
+            check_partition(self.run, partition, chunk_of(self.run))
+        except NoPartition as reason:
+            self._refuse(str(reason), FwError)
+            return None
+        except CheckFailed as reason:
+            self._refuse(f"the self-check failed: {reason}", AuditFailed)
+            self.say(f"the network trains whole: {self.whole.reason}")
+            return None
+        return Keeper(self.run, partition, chunk_of(self.run), self.say, self.between_batches)
+
+    def _refuse(self, reason: str, error: type[FwError]) -> None:
+        if self.run.recipe.engine.partition == "require":
+            raise error(f'engine.partition = "require", but {reason}', 'set engine.partition = "auto" to train whole')
+        self.whole.reason = reason
+
+    def _wish(self) -> Wish:
+        return Wish(self.run.recipe.engine.budget, self.run.recipe.engine.boundary)
+
+    def _two_images(self) -> Tensor:
+        spec = self.run.model.spec
+        layout = torch.channels_last if self.run.memory_format == "channels_last" else torch.contiguous_format
+        return torch.zeros(2, spec.channels, *spec.size, device=self.run.device).contiguous(memory_format=layout)
+
+    def _kept_for_training(self, keeper: Keeper, passes: float) -> Entry | None:
+        try:
+            for view in self._train_views(keeper, passes):
+                entry = keeper.fill(self.run.data.train, "train", view)
+        except NotKept as reason:
+            self.not_kept = str(reason)
+            return None
+        self.not_kept = ""
+        return entry
+
+    def _train_views(self, keeper: Keeper, passes: float) -> Sequence[int]:
+        """The draws to keep of each training image.
+
+        Raises:
+            NotKept: none of them would be used again.
+        """
+        keys, core = self.run.recipe.train, self.run.recipe.parts["transform.train"].core
+        if self.run.recipe.engine.cache == "off":
+            raise NotKept('engine.cache = "off"')
+        if keys.mixup or keys.cutmix:
+            raise NotKept("mixup and cutmix make new images of every batch")
+        views = range(core.views or 1)
+        if all(keeper.has_all(self.run.data.train, "train", view) for view in views):
+            return views
+        if not core.views and not self.run.pipeline("train").deterministic:
+            raise NotKept("transform.train draws anew at every pass (views = 0)")
+        if passes < len(views):
+            raise NotKept("the passes that are left do not repay it")
+        return views
+
+    def train_batches(self, epoch: int, start: int) -> Iterator[Fed]:
+        """The batches of a training epoch from the `start`th on."""
+        keeper, entry = self.keeper, self.train_entry
+        if keeper is None or entry is None:
+            return self.whole.train_batches(epoch, start)
+        names = keeper.names(self.run.data.train, "train", view_of(self.run, epoch))
+        order = batches_of(self.run, epoch_order(self.run, epoch))[start:]
+        return self._stored(self.run.data.train, entry, names, order)
+
+    def batches(self, split: Split) -> Iterator[Fed]:
+        """Every image of a split once, in order."""
+        keeper = self.keeper
+        if keeper is None or self.run.recipe.engine.cache == "off":
+            return self.whole.batches(split)
+        try:
+            entry = keeper.fill(split, "eval")
+        except NotKept:
+            return self.whole.batches(split)
+        size = self.run.recipe.train.batch_size
+        order = [range(at, min(at + size, len(split))) for at in range(0, len(split), size)]
+        return self._stored(split, entry, keeper.names(split, "eval"), order)
+
+    def _stored(
+        self, split: Split, entry: Entry, names: Sequence[str], batches: Sequence[Sequence[int]]
+    ) -> Iterator[Fed]:
+        device, pinned = self.run.device, self.run.device.type == "cuda"
+        for batch in batches:
+            read = [position for position in batch if names[position] not in entry.unreadable]
+            rows = entry.rows([names[position] for position in read]) if read else ()
+            positions = torch.tensor(read, dtype=torch.int64)
+            on_device = tuple(self._on_device(row, pinned) for row in rows)
+            targets = split.targets[positions].to(device, non_blocking=pinned)
+            skipped = tuple((p, entry.unreadable[names[p]]) for p in batch if names[p] in entry.unreadable)
+            yield Fed(on_device, targets, positions, skipped)
+
+    def _on_device(self, row: Tensor, pinned: bool) -> Tensor:
+        moved = (row.pin_memory() if pinned else row).to(self.run.device, non_blocking=pinned)
+        if moved.dim() == 4 and self.run.memory_format == "channels_last":
+            return moved.contiguous(memory_format=torch.channels_last)  # as the fixed part gave it
+        return moved
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        """Logits (N, classes) of a boundary, or of images (N, C, H, W)."""
+        if self.keeper is None:
+            return self.whole.forward(inputs)
+        partition, training = self.keeper.partition, self.run.network.training
+        if isinstance(inputs, Tensor):
+            inputs = in_chunks(partition.fixed, inputs, self.keeper.chunk)
+        return (partition.trained if training else partition.scored)(*inputs)
+
+    def facts(self) -> dict[str, Any]:
+        """The boundary, and how it was come by."""
+        if self.keeper is None:
+            return self.whole.facts()
+        partition, tally = self.keeper.partition, self.keeper.tally
+        return {
+            "boundary": partition.boundary,
+            "bytes_per_image": partition.bytes_per_image,
+            "fixed_flops_share": round(partition.flops_share, 4),
+            "reason": None,
+            "chunk": self.keeper.chunk,
+            "images_computed": tally.computed,
+            "images_found": len(tally.found),
+            "not_kept": self.not_kept or None,
+        }
+
+
+def chunk_of(run: Assembly) -> int:
+    """Images at a time through the fixed part: a share of a batch, equal ones, that memory has room for."""
+    size, asked = run.recipe.train.batch_size, run.recipe.engine.chunk
+    limit = CHUNK_BYTES.get(run.device.type)
+    if asked or limit is None or not run.model.widest:
+        return asked or size
+    most = max(1, limit // run.model.widest)
+    parts = -(-size // most)
+    return -(-size // parts)
