@@ -265,6 +265,14 @@ def resolved_format(asked: str, network: nn.Module) -> str:
     return "channels_last" if 2 * of_convolutions > sum(layer.weight.numel() for layer in layers) else "contiguous"
 
 
+def in_format(images: Tensor, memory_format: str) -> Tensor:
+    """Images, or maps of features (N, C, H, W), laid out as a network is; anything else as it is."""
+    if images.dim() != 4:
+        return images
+    channels_last = memory_format == "channels_last"
+    return images.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
 def place(network: nn.Module, device: torch.device, memory_format: str) -> None:
     """Moves a network to its device and memory format."""
     if memory_format == "channels_last":

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from framework.files import tensor_digest
+from framework.freezing import all_tensors
 from framework.tracing import loose_tensors
 
 DROPOUTS = frozenset({"aten::dropout", "aten::feature_dropout", "aten::alpha_dropout", "aten::feature_alpha_dropout"})
@@ -82,7 +83,7 @@ def capture(network: nn.Module, images: Tensor) -> Capture:
     size = image.meta["val"].shape[0]
     if not isinstance(size, torch.SymInt):
         raise NotCaptured("its forward pass fixes the number of images")
-    names = {id(tensor): name for name, tensor in (*network.named_parameters(), *network.named_buffers())}
+    names = {id(tensor): name for name, tensor in all_tensors(network).items()}
     return Capture(module, image, size.node.expr, names)
 
 

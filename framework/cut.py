@@ -31,14 +31,12 @@ class Cut:
         inside: the nodes of the fixed part.
         bytes_per_image: of the boundary.
         flops_share: share of one image's forward pass that the fixed part is.
-        work: what the fixed part saves for each image (see `Costs.work`).
     """
 
     boundary: tuple[fx.Node, ...]
     inside: Set[fx.Node]
     bytes_per_image: int
     flops_share: float
-    work: int
 
 
 def choose_cut(captured: Capture, marks: Marks, budget: int, allowed: Set[fx.Node] | None = None) -> Cut:
@@ -76,7 +74,7 @@ def choose_cut(captured: Capture, marks: Marks, budget: int, allowed: Set[fx.Nod
     most = max(one.work for one in small)
     best = min((one for one in small if one.work >= NEARLY_ALL * most), key=lambda one: (one.size, -one.work))
     inside = {*fixed[: best.end], captured.image}
-    return Cut(best.crossing, inside, best.size, best.flops_share, best.work)
+    return Cut(best.crossing, inside, best.size, best.flops_share)
 
 
 class _Candidate(NamedTuple):

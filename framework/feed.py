@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -9,9 +10,9 @@ import attrs
 import torch
 from torch import Tensor
 
-from framework.assemble import Assembly
+from framework.assemble import Assembly, in_format
 from framework.contracts import Pipeline, Split
-from framework.data import Images, balanced_order, in_batches, loader
+from framework.data import Images, balanced_order, loader
 from framework.mixing import Inputs
 from framework.recipe import Recipe
 from framework.streams import stream_seed
@@ -84,7 +85,8 @@ class WholeNetwork:
 
     def batches_per_epoch(self) -> int:
         """How many batches an epoch of training has."""
-        return len(batches_of(self.run, range(len(self.run.data.train))))
+        images, keys = len(self.run.data.train), self.run.recipe.train  # asked after every batch: no list is made
+        return images // keys.batch_size if keys.drop_last else math.ceil(images / keys.batch_size)
 
     def train_batches(self, epoch: int, start: int) -> Iterator[Fed]:
         """The batches of a training epoch from the `start`th on."""
@@ -120,12 +122,6 @@ def epoch_order(run: Assembly, epoch: int) -> list[int]:
     return torch.randperm(len(run.data.train), generator=generator).tolist()
 
 
-def batches_of(run: Assembly, order: Sequence[int]) -> list[Sequence[int]]:
-    """An epoch's positions, batch by batch."""
-    keys = run.recipe.train
-    return in_batches(order, keys.batch_size, keys.drop_last)
-
-
 def view_of(run: Assembly, epoch: int) -> int:
     """Which draw of a random transform an epoch sees: its own, or one of the `views` that are drawn once."""
     views = int(run.recipe.parts["transform.train"].core.views)
@@ -147,11 +143,8 @@ def read_batches(
         epoch, start, drop_last: as `framework.data.loader` takes them.
     """
     keys, pinned = recipe.train, device.type == "cuda"
-    layout = torch.channels_last if memory_format == "channels_last" else torch.contiguous_format
     for batch in loader(images, order, epoch, keys.batch_size, keys.workers, start, drop_last, pinned):
-        inputs = batch.images.to(device, non_blocking=pinned)
-        if inputs.dim() == 4:
-            inputs = inputs.contiguous(memory_format=layout)
+        inputs = in_format(batch.images.to(device, non_blocking=pinned), memory_format)
         targets = images.split.targets[batch.positions].to(device, non_blocking=pinned)
         yield Fed(inputs, targets, batch.positions, tuple(batch.skipped))
 

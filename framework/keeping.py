@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import torch
 from torch import Tensor
 
 from framework.assemble import Assembly
@@ -222,8 +223,6 @@ class Waiting:
 
     def write(self) -> None:
         """Writes what is there as a segment."""
-        import torch
-
         if self.names or self.unreadable:
             joined = tuple(torch.cat(tensors) for tensors in zip(*self.tensors, strict=True))
             self.entry.append(self.names, joined, self.unreadable)

@@ -14,7 +14,14 @@ from framework.contracts import Layout, Plan, Stage
 from framework.cut import Cut, NoCut, choose_cut, cut_alike, structure, tensors_read
 from framework.division import fixed_part, trainable_part
 from framework.errors import FwError, name_hints
-from framework.freezing import FrozenNetwork, ModeKeeper, allowed_to_move, first_moving_stage, module_modes
+from framework.freezing import (
+    FrozenNetwork,
+    ModeKeeper,
+    all_tensors,
+    allowed_to_move,
+    first_moving_stage,
+    module_modes,
+)
 from framework.marking import mark
 from framework.network import Network
 
@@ -39,7 +46,6 @@ class Partition:
         flops_share: share of one image's forward pass that the fixed part is.
         reads: names of the network's tensors that the fixed part reads.
         structure: a hash of the operations of the fixed part.
-        captured: the graph that was cut, in train mode, and its cut; None where the head was taken off.
     """
 
     fixed: Callable[[Tensor], Tensors]
@@ -50,7 +56,6 @@ class Partition:
     flops_share: float
     reads: tuple[str, ...]
     structure: str
-    captured: tuple[Capture, Cut] | None = None
 
 
 @attrs.frozen
@@ -66,7 +71,7 @@ class Wish:
     stage: str = ""
 
 
-def divide(frozen: FrozenNetwork, images: Tensor, wish: Wish, flops: int, whole_head: bool = True) -> Partition:
+def divide(frozen: FrozenNetwork, images: Tensor, wish: Wish, flops: int) -> Partition:
     """The partition of a network under its plan; the network is left in evaluation mode.
 
     Args:
@@ -74,14 +79,13 @@ def divide(frozen: FrozenNetwork, images: Tensor, wish: Wish, flops: int, whole_
         images: two images, of which only the shape counts.
         wish: where the boundary may lie.
         flops: of one image through the backbone, for the share of the fixed part.
-        whole_head: where only the head moves, take it off without capturing anything.
 
     Raises:
         NoPartition: it cannot be divided, or it is not worth it.
         FwError: `wish.stage` names no stage.
     """
     allowed = _stages_before(frozen.layout, wish.stage)
-    if whole_head and moves_head_alone(frozen) and len(allowed) == len(frozen.layout.stages):
+    if moves_head_alone(frozen) and len(allowed) == len(frozen.layout.stages):
         return _at_head(frozen, flops)
     return _at_cut(frozen, images, wish.budget, allowed)
 
@@ -130,9 +134,7 @@ def _at_head(frozen: FrozenNetwork, flops: int) -> Partition:
 
     weights = [p for p in head.parameters() if p.ndim == 2]
     of_head = sum(2 * weight.numel() for weight in weights)
-    reads = [
-        name for name, _ in (*network.named_parameters(), *network.named_buffers()) if name.startswith("backbone.")
-    ]
+    reads = [name for name in all_tensors(network) if name.startswith("backbone.")]
     width = weights[0].shape[1] if weights else 0
     share = flops / (flops + of_head) if flops else 0.0
     shape = hashlib.sha256(repr(backbone).encode()).hexdigest()[:32]
@@ -164,7 +166,6 @@ def _at_cut(frozen: FrozenNetwork, images: Tensor, budget: int, stages: Sequence
         flops_share=cut.flops_share,
         reads=tuple(dict.fromkeys(tensors_read(training, cut))),
         structure=hashlib.sha256(" ".join(hashes[node] for node in cut.boundary).encode()).hexdigest()[:32],
-        captured=(training, cut),
     )
 
 
@@ -205,7 +206,7 @@ def _words(cut: Cut, layout: Layout) -> str:
 
 def tensors_of(network: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
     """Tensors of a network by name; constants of a graph, which are called by their content, are left out."""
-    own = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    own = all_tensors(network)
     return {name: own[name] for name in names if name in own}
 
 

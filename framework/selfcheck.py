@@ -10,7 +10,8 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from framework.assemble import Assembly
+from framework.assemble import Assembly, in_format
+from framework.freezing import all_tensors
 from framework.measure import autocast
 from framework.partition import Partition, in_chunks
 
@@ -81,7 +82,7 @@ def _images(run: Assembly) -> Tensor:
     spec = run.model.spec
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(IMAGES, spec.channels, *spec.size, generator=generator).to(run.device)
-    return images.contiguous(memory_format=torch.channels_last) if run.memory_format == "channels_last" else images
+    return in_format(images, run.memory_format)
 
 
 def _shift(network: nn.Module, run: Assembly) -> None:
@@ -143,8 +144,7 @@ def _compare(what: str, expected: Tensor, found: Tensor, tolerance: float, floor
 @contextmanager
 def without_trace(network: nn.Module, device: torch.device) -> Iterator[None]:
     """Puts parameters, buffers, gradients and random streams back as they were."""
-    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-    before = {name: tensor.detach().clone() for name, tensor in tensors.items() if _may_change(tensor)}
+    before = {name: tensor.detach().clone() for name, tensor in all_tensors(network).items() if _may_change(tensor)}
     state = random.getstate()
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -162,6 +162,6 @@ def _may_change(tensor: Tensor) -> bool:
 def put_back(network: nn.Module, before: Mapping[str, Tensor]) -> None:
     """Copies tensors back into a network, in place; some modules make buffers of theirs at the first image."""
     with torch.no_grad():
-        for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        for name, tensor in all_tensors(network).items():
             if name in before:
                 tensor.copy_(before[name])

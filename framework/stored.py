@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from framework.assemble import Assembly
-from framework.contracts import Split
+from framework.assemble import Assembly, in_format
+from framework.contracts import Plan, Split
+from framework.data import in_batches
 from framework.errors import AuditFailed, FwError
-from framework.feed import Fed, WholeNetwork, batches_of, epoch_order, view_of
+from framework.feed import Fed, WholeNetwork, epoch_order, view_of
 from framework.keeping import Entry, Keeper, NotKept
 from framework.mixing import Inputs
-from framework.partition import NoPartition, Partition, Wish, divide, in_chunks, same_plan
+from framework.partition import NoPartition, Wish, divide, in_chunks, same_plan
 from framework.selfcheck import CheckFailed, check_partition
 
 CHUNK_BYTES = {"cpu": 32 * 2**20}
@@ -38,14 +39,9 @@ class Divided:
         self.between_batches = between_batches
         self.whole = WholeNetwork(run, "no plan yet")
         self.keeper: Keeper | None = None
-        self.plan = run.plan
+        self.plan: Plan | None = None
         self.train_entry: Entry | None = None
         self.not_kept = ""
-
-    @property
-    def partition(self) -> Partition | None:
-        """The partition in force."""
-        return self.keeper.partition if self.keeper else None
 
     def batches_per_epoch(self) -> int:
         """How many batches an epoch of training has."""
@@ -58,7 +54,7 @@ class Divided:
             FwError: the recipe requires a partition and there is none; what filling the store raises.
             AuditFailed: the recipe requires a partition and its self-check failed.
         """
-        if self.keeper is None or not same_plan(self.plan, self.run.frozen.plan):
+        if self.plan is None or not same_plan(self.plan, self.run.frozen.plan):
             self.plan = self.run.frozen.plan
             self.keeper = self._divided()
         if self.keeper is not None:
@@ -88,8 +84,7 @@ class Divided:
 
     def _two_images(self) -> Tensor:
         spec = self.run.model.spec
-        layout = torch.channels_last if self.run.memory_format == "channels_last" else torch.contiguous_format
-        return torch.zeros(2, spec.channels, *spec.size, device=self.run.device).contiguous(memory_format=layout)
+        return in_format(torch.zeros(2, spec.channels, *spec.size, device=self.run.device), self.run.memory_format)
 
     def _kept_for_training(self, keeper: Keeper, passes: float) -> Entry | None:
         try:
@@ -127,7 +122,8 @@ class Divided:
         if keeper is None or entry is None:
             return self.whole.train_batches(epoch, start)
         names = keeper.names(self.run.data.train, "train", view_of(self.run, epoch))
-        order = batches_of(self.run, epoch_order(self.run, epoch))[start:]
+        keys = self.run.recipe.train
+        order = in_batches(epoch_order(self.run, epoch), keys.batch_size, keys.drop_last)[start:]
         return self._stored(self.run.data.train, entry, names, order)
 
     def batches(self, split: Split) -> Iterator[Fed]:
@@ -139,8 +135,7 @@ class Divided:
             entry = keeper.fill(split, "eval")
         except NotKept:
             return self.whole.batches(split)
-        size = self.run.recipe.train.batch_size
-        order = [range(at, min(at + size, len(split))) for at in range(0, len(split), size)]
+        order = in_batches(range(len(split)), self.run.recipe.train.batch_size)
         return self._stored(split, entry, keeper.names(split, "eval"), order)
 
     def _stored(
@@ -158,9 +153,7 @@ class Divided:
 
     def _on_device(self, row: Tensor, pinned: bool) -> Tensor:
         moved = (row.pin_memory() if pinned else row).to(self.run.device, non_blocking=pinned)
-        if moved.dim() == 4 and self.run.memory_format == "channels_last":
-            return moved.contiguous(memory_format=torch.channels_last)  # as the fixed part gave it
-        return moved
+        return in_format(moved, self.run.memory_format)  # as the fixed part gave it
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Logits (N, classes) of a boundary, or of images (N, C, H, W)."""
