@@ -6,6 +6,7 @@ import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from framework.recipe import Recipe
 
 RECIPE, SUMMARY, MODEL, ENVIRONMENT = "recipe.toml", "summary.json", "model.safetensors", "environment.json"
 _LOCK = ".lock"
+_BEFORE_RECIPE = (_LOCK, f".{RECIPE}.????????")
+"""What a run that was killed before its recipe was on disk leaves: its lock, and the recipe half-written."""
 _LIBRARIES = ("torch", "torchvision", "timm", "torchmetrics", "safetensors", "numpy", "pillow", "fw-transfer")
 
 
@@ -51,7 +54,7 @@ def require_free(folder: Path, overwrite: bool) -> None:
     Raises:
         FwError: there is something in it and `overwrite` was not asked for, or it is no run directory at all.
     """
-    if not folder.is_dir() or not any(folder.iterdir()):
+    if not folder.is_dir() or all(_is_left_by_a_kill(entry) for entry in folder.iterdir()):
         return
     is_run = (folder / RECIPE).is_file()
     if overwrite and not is_run:
@@ -64,6 +67,10 @@ def require_free(folder: Path, overwrite: bool) -> None:
     if is_finished(folder):
         raise FwError(f"{folder} holds a finished run", elsewhere)
     raise FwError(f"{folder} holds an unfinished run", (f"fw resume {folder} continues it", elsewhere))
+
+
+def _is_left_by_a_kill(entry: Path) -> bool:
+    return any(fnmatch(entry.name, pattern) for pattern in _BEFORE_RECIPE)
 
 
 def require_run(folder: Path) -> None:
@@ -111,7 +118,9 @@ def create(folder: Path, overwrite: bool) -> None:
 
 
 def _empty(folder: Path) -> None:
-    for entry in folder.iterdir():
+    for entry in sorted(
+        folder.iterdir(), key=lambda entry: entry.name == RECIPE
+    ):  # last: it makes this a run directory
         if entry.name == _LOCK:
             continue
         if entry.is_dir() and not entry.is_symlink():

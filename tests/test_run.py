@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 
 import framework as fw
+from framework import rundir
 from framework.display import NullDisplay
 from framework.recipe import load_recipe
 from framework.runs import start_run
@@ -134,6 +135,42 @@ def test_a_run_directory_is_never_overwritten_by_accident(go, index, tmp_path: P
         start_run(recipe, index, other, True, NullDisplay())
     assert (other / "cat.png").read_bytes() == b"mine"
     assert start_run(recipe, index, tmp_path / "run", True, NullDisplay())["status"] == "done"
+
+
+def test_what_a_kill_left_before_the_recipe_was_written_is_in_nobodys_way(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in (".lock", ".recipe.toml.k3x_9ab2"):
+        (folder / name).touch()
+    for overwrite in (False, True):
+        rundir.require_free(folder, overwrite)
+    rundir.create(folder, overwrite=False)
+    assert list(folder.iterdir()) == []
+    (folder / ".notes.template").write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(fw.FwError):
+            rundir.create(folder, overwrite)
+    assert (folder / ".notes.template").read_text() == "mine"
+
+
+def test_the_recipe_goes_last_so_that_a_half_emptied_run_directory_is_still_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("recipe.toml", *(f"file{number}" for number in range(20))):
+        (folder / name).touch()
+    gone: list[str] = []
+    unlink = Path.unlink
+
+    def noted(path: Path, missing_ok: bool = False) -> None:
+        gone.append(path.name)
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", noted)
+    rundir.create(folder, overwrite=True)
+    removed = [name for name in gone if name != ".lock"]
+    assert (len(removed), removed[-1]) == (21, "recipe.toml")
 
 
 def test_multilabel_from_data_to_predictions(go, tmp_path: Path) -> None:
