@@ -428,11 +428,15 @@ class Pipeline:
 
     def __call__(self, image: ImageLike) -> Tensor:
         """The tensor of one image."""
+        tensor: Tensor = self.partly(image)
+        return tensor
+
+    def partly(self, image: ImageLike) -> Any:
+        """What the steps make of one image; the first ones of a transform need not give a tensor."""
         value: Any = image
         for step in self.steps:
             value = step(value)
-        tensor: Tensor = value
-        return tensor
+        return value
 
 
 # ----------------------------------------------------------------------------------------------- training

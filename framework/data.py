@@ -6,9 +6,11 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from random import Random
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import attrs
 import torch
@@ -22,6 +24,7 @@ from framework.streams import stream_seed
 from framework.tables import Subset
 from framework.task import Task
 
+T = TypeVar("T")
 Skipped = tuple[int, str]
 """An image that could not be read: its position in the split, and the reason."""
 
@@ -307,10 +310,30 @@ def loader(
         generator=torch.Generator(),
         pin_memory=pin_memory,
     )
-    for item in source:
+    # A random step draws from the process's one stream, which the loop uses meanwhile: no thread may touch it.
+    ahead = workers == 0 and images.pipeline.deterministic
+    for item in read_ahead(source) if ahead else source:
         if isinstance(item, FwError):
             raise item
         yield item
+
+
+def read_ahead(items: Iterable[T], depth: int = 2) -> Iterator[T]:
+    """The same items, the next ones made by a thread meanwhile: decoding and resizing let go of the interpreter.
+
+    Args:
+        items: made one after another, by one thread.
+        depth: how many may be ready before they are asked for.
+    """
+    end, iterator = object(), iter(items)
+    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as thread:
+        waiting = deque(thread.submit(next, iterator, end) for _ in range(depth))
+        try:
+            while (item := waiting.popleft().result()) is not end:
+                waiting.append(thread.submit(next, iterator, end))
+                yield item  # type: ignore[misc]
+        finally:
+            thread.shutdown(cancel_futures=True)
 
 
 def in_batches(order: Sequence[int], batch_size: int, drop_last: bool = False) -> list[Sequence[int]]:

@@ -1,14 +1,13 @@
-"""Features: the feature store. Boundary activations by image, in checksummed files that several runs may share."""
+"""Features: the rows of the feature store. Boundary activations by image, in checksummed files that runs share."""
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from framework.entries import FACTS, SEGMENT, acquired, lock_of, touch
 from framework.errors import FwError
 from framework.files import load_tensors, map_tensors, remove_scratch, save_tensors, write_json
 
@@ -17,37 +16,61 @@ if TYPE_CHECKING:
 
     Tensors = tuple[Tensor, ...]
 
-FACTS, SEGMENT = "entry.json", "*.safetensors"
 SEGMENT_BYTES = 64 * 2**20
 SEGMENT_SECONDS = 30.0
 """A segment is written when it has so many bytes, or is so old: what a kill loses at most."""
+
+
+def memory_order(tensor: Tensor) -> list[int]:
+    """The dimensions of rows from the one with the widest stride to the narrowest; that of the rows comes first."""
+    return [0, *sorted(range(1, tensor.dim()), key=lambda dimension: -tensor.stride()[dimension])]
+
+
+def joined(pieces: Sequence[Tensor]) -> Tensor:
+    """Rows one after another, laid out in memory as the first piece is; torch.cat keeps only some layouts.
+
+    The bits of a sum depend on the layout of what is summed.
+    """
+    import torch
+
+    order = memory_order(pieces[0])
+    return restored(torch.cat([piece.permute(order) for piece in pieces]), order)
+
+
+def restored(rows: Tensor, order: Sequence[int]) -> Tensor:
+    """The tensor whose dimensions were permuted into `order`."""
+    return rows.permute([order.index(dimension) for dimension in range(len(order))])
 
 
 class Segments:
     """The rows of one entry: tensors with a row for each image, in the order in which they were added.
 
     Attributes:
+        tensors: of each segment, contiguous.
+        orders: of each segment, the order that the dimensions of each tensor have in memory.
         place: image -> (segment, row).
         unreadable: image -> why it could not be read.
     """
 
     def __init__(self) -> None:
         self.tensors: list[Tensors] = []
+        self.orders: list[list[list[int]]] = []
         self.place: dict[str, tuple[int, int]] = {}
         self.unreadable: dict[str, str] = {}
 
     def __contains__(self, image: str) -> bool:
         return image in self.place or image in self.unreadable
 
-    def add(self, images: Sequence[str], tensors: Tensors, unreadable: dict[str, str]) -> None:
-        """Takes rows, one for each of `images`, and reasons for others."""
+    def add(self, images: Sequence[str], tensors: Tensors, orders: list[list[int]], unreadable: dict[str, str]) -> None:
+        """Takes rows, one for each of `images`, already in the order of memory, and reasons for others."""
         if images:
             self.place.update((image, (len(self.tensors), row)) for row, image in enumerate(images))
             self.tensors.append(tensors)
+            self.orders.append(orders)
         self.unreadable.update(unreadable)
 
     def rows(self, images: Sequence[str]) -> Tensors:
-        """The rows of images, in their order, in memory of their own.
+        """The rows of images, in their order, in memory of their own, laid out as they were added.
 
         Args:
             images: at least one, all of them there.
@@ -55,17 +78,30 @@ class Segments:
         import torch
 
         places = [self.place[image] for image in images]
-        used = {segment for segment, _ in places}
-        if len(used) == 1:
+        first = places[0][0]
+        if all(segment == first for segment, _ in places):
             index = torch.tensor([row for _, row in places])
-            return tuple(tensor.index_select(0, index) for tensor in self.tensors[places[0][0]])
+            given = tuple(tensor.index_select(0, index) for tensor in self.tensors[first])
+        else:
+            given = self._gathered(places)
+        return tuple(restored(rows, order) for rows, order in zip(given, self.orders[first], strict=True))
+
+    def _gathered(self, places: Sequence[tuple[int, int]]) -> Tensors:
+        """Rows of several segments."""
+        import torch
+
         given = tuple(tensor.new_empty(len(places), *tensor.shape[1:]) for tensor in self.tensors[places[0][0]])
-        for segment in used:
+        for segment in {segment for segment, _ in places}:
             at = [slot for slot, (of, _) in enumerate(places) if of == segment]
             index = torch.tensor([places[slot][1] for slot in at])
             for out, tensor in zip(given, self.tensors[segment], strict=True):
                 out[torch.tensor(at)] = tensor.index_select(0, index)
         return given
+
+
+def _in_memory_order(tensors: Tensors) -> tuple[Tensors, list[list[int]]]:
+    orders = [memory_order(tensor) for tensor in tensors]
+    return tuple(t.permute(order).contiguous() for t, order in zip(tensors, orders, strict=True)), orders
 
 
 class MemoryEntry(Segments):
@@ -78,7 +114,7 @@ class MemoryEntry(Segments):
 
     def append(self, images: Sequence[str], tensors: Tensors, unreadable: dict[str, str]) -> None:
         """Takes rows."""
-        self.add(images, tensors, unreadable)
+        self.add(images, *_in_memory_order(tensors), unreadable)
 
 
 class DiskEntry(Segments):
@@ -109,7 +145,7 @@ class DiskEntry(Segments):
                     self.damaged[file] = str(error)
                 continue
             self.read.add(file)
-            self.add(facts["images"], _in_order(tensors), facts["unreadable"])
+            self.add(facts["images"], _by_number(tensors), facts["orders"], facts["unreadable"])
         if self.read:
             touch(self.folder)
 
@@ -121,7 +157,7 @@ class DiskEntry(Segments):
             waiting: called where another process fills it.
         """
         lock = lock_of(self.folder)
-        if lock.is_locked or not _acquired(lock):
+        if lock.is_locked or not acquired(lock):
             waiting()
             lock.acquire()
         try:
@@ -143,77 +179,18 @@ class DiskEntry(Segments):
         """
         number = 1 + max((int(file.stem) for file in self.folder.glob(SEGMENT)), default=-1)
         path = self.folder / f"{number:06d}.safetensors"
-        facts = {"images": list(images), "unreadable": unreadable}
+        kept, orders = _in_memory_order(tensors)
+        facts = {"images": list(images), "orders": orders, "unreadable": unreadable}
         try:
             if not (self.folder / FACTS).is_file():
                 write_json(self.folder / FACTS, self.facts)
-            save_tensors(path, {str(n): tensor.contiguous() for n, tensor in enumerate(tensors)}, facts)
+            save_tensors(path, {str(number): tensor for number, tensor in enumerate(kept)}, facts)
         except FwError as error:
             hint = 'what it holds is usable; make room on the disk, or set engine.cache = "memory"'
             raise FwError(f"the feature store: {error}", hint) from error
         self.read.add(path)
-        self.add(images, _in_order(map_tensors(path)), unreadable)
+        self.add(images, _by_number(map_tensors(path)), orders, unreadable)
 
 
-def _in_order(tensors: dict[str, Tensor]) -> Tensors:
+def _by_number(tensors: dict[str, Tensor]) -> Tensors:
     return tuple(tensors[str(number)] for number in range(len(tensors)))
-
-
-def prune(store: Path, limit: float, in_use: Collection[Path] = ()) -> list[Path]:
-    """Removes the entries that were used least recently until the store is no larger than `limit` bytes.
-
-    Entries that are in use here, or that another process fills, stay. Who has rows of a removed one mapped keeps them.
-
-    Returns:
-        the folders that were removed.
-    """
-    sizes = {folder: _size(folder) for folder in store.glob("*") if (folder / FACTS).is_file()}
-    total = sum(sizes.values())
-    removed: list[Path] = []
-    for folder in sorted(sizes, key=_last_use):
-        if total <= limit:
-            break
-        lock = lock_of(folder)
-        if folder not in in_use and _acquired(lock):
-            shutil.rmtree(folder, ignore_errors=True)
-            lock.release()
-            removed.append(folder)
-            total -= sizes[folder]
-    return removed
-
-
-def _size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.glob(SEGMENT))
-
-
-def _last_use(folder: Path) -> float:
-    try:
-        return (folder / FACTS).stat().st_mtime
-    except FileNotFoundError:  # another process removed it meanwhile
-        return 0.0
-
-
-def touch(folder: Path) -> None:
-    """Notes that an entry was used now; the least recently used ones are pruned first."""
-    try:
-        os.utime(folder / FACTS)
-    except OSError:  # a store that may only be read
-        return
-
-
-def lock_of(folder: Path) -> Any:
-    """The lock of an entry, beside its folder."""
-    from filelock import FileLock
-
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder.with_suffix(".lock"))
-
-
-def _acquired(lock: Any) -> bool:
-    from filelock import Timeout
-
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return False
-    return True

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 import attrs
@@ -13,6 +14,8 @@ from torch import Tensor
 from framework.assemble import Assembly, in_format
 from framework.contracts import Pipeline, Split
 from framework.data import Images, balanced_order, loader
+from framework.decoded import Decoded
+from framework.filling import NotKept
 from framework.mixing import Inputs
 from framework.recipe import Recipe
 from framework.streams import stream_seed
@@ -58,6 +61,10 @@ class Feed(Reads, Protocol):
         """The batches of a training epoch from the `start`th on; a function of (seed, epoch) alone."""
         ...
 
+    def divide(self) -> None:
+        """Divides the network under the plan in force, where this feed does; nothing is computed for any image."""
+        ...
+
     def follow(self, passes: float) -> None:
         """A plan is in force, or weights were replaced; batches drawn from here on fit that.
 
@@ -77,11 +84,13 @@ class WholeNetwork:
     Args:
         run: the assembly; taken apart here, so that the loop need not know where batches come from.
         reason: why the network is not divided.
+        decoded: where decoded images are kept; absent: nowhere.
     """
 
-    def __init__(self, run: Assembly, reason: str) -> None:
+    def __init__(self, run: Assembly, reason: str, decoded: Decoded | None = None) -> None:
         self.run = run
         self.reason = reason
+        self.decoded = decoded
 
     def batches_per_epoch(self) -> int:
         """How many batches an epoch of training has."""
@@ -91,7 +100,8 @@ class WholeNetwork:
     def train_batches(self, epoch: int, start: int) -> Iterator[Fed]:
         """The batches of a training epoch from the `start`th on."""
         run = self.run
-        images = Images(run.data.train, run.pipeline("train"), run.recipe.seed, run.recipe.parts["data"].core.on_error)
+        split, pipeline = self._read_from(run.data.train, "train")
+        images = Images(split, pipeline, run.recipe.seed, run.recipe.parts["data"].core.on_error)
         order = epoch_order(run, epoch)
         return read_batches(images, order, run.recipe, run.device, run.memory_format, view_of(run, epoch), start,
                             run.recipe.train.drop_last)  # fmt: skip
@@ -99,15 +109,29 @@ class WholeNetwork:
     def batches(self, split: Split) -> Iterator[Fed]:
         """Every image of a split once, in order."""
         run = self.run
-        return read_in_order(split, run.pipeline("eval"), run.recipe, run.device, run.memory_format)
+        return read_in_order(*self._read_from(split, "eval"), run.recipe, run.device, run.memory_format)
+
+    def _read_from(self, split: Split, which: str) -> tuple[Split, Pipeline]:
+        return self.decoded.of(split, which) if self.decoded else (split, self.run.pipeline(which))
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Logits (N, classes) of images (N, C, H, W)."""
         logits: Tensor = self.run.network(inputs)
         return logits
 
+    def divide(self) -> None:
+        """Divides nothing."""
+
     def follow(self, passes: float) -> None:
-        """Nothing here depends on the plan."""
+        """Has decoded images kept, where they are read often enough; nothing here depends on the plan."""
+        self.keep_decoded(passes, {"train": self.run.data.train, "eval": self.run.data.val})
+
+    def keep_decoded(self, passes: float, splits: Mapping[str, Split]) -> None:
+        """Has the images of some splits, each by its transform, decoded once."""
+        for which, split in splits.items():
+            with suppress(NotKept):  # they are decoded at every pass
+                if self.decoded:
+                    self.decoded.keep(split, which, passes)
 
     def facts(self) -> dict[str, Any]:
         """That there is no boundary, and why."""

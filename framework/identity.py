@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from framework.files import tensors_digest
 
+FORMAT = 2
+"""Of the rows of an entry; entries of another one are not read."""
 LIBRARIES = ("torch", "torchvision", "timm", "pillow", "numpy")
 """Whose other versions may decode, resize or compute otherwise."""
 
@@ -69,4 +71,4 @@ def machine(device: torch.device) -> str:
 def content_key(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     """A hash of plain facts and of the content of tensors: 32 hexadecimal digits."""
     text = "\n".join(f"{name} {facts[name]!r}" for name in sorted(facts))
-    return hashlib.sha256(f"{text}\n{tensors_digest(tensors)}".encode()).hexdigest()[:32]
+    return hashlib.sha256(f"format {FORMAT}\n{text}\n{tensors_digest(tensors)}".encode()).hexdigest()[:32]

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import attrs
 import torch
 from torch import Tensor, fx, nn
+from torch.func import functional_call
 
 from framework.capture import Capture, NotCaptured, capture
+from framework.casting import bf16_weights
 from framework.contracts import Layout, Plan, Stage
+from framework.costs import Costs
 from framework.cut import Cut, NoCut, choose_cut, cut_alike, structure, tensors_read
 from framework.division import fixed_part, trainable_part
 from framework.errors import FwError, name_hints
+from framework.features import joined
 from framework.freezing import (
     FrozenNetwork,
     ModeKeeper,
@@ -34,26 +40,65 @@ class NoPartition(Exception):
 
 
 @attrs.frozen(eq=False)
+class Fixed:
+    """The fixed part: images (N, C, H, W) -> the boundary, tensors with N rows; calls draw and change nothing.
+
+    Attributes:
+        module: what computes it, over the network's own tensors.
+        evaluating: the context in which its modules are in evaluation mode.
+        compute: how it is computed, where that is not by calling `module`.
+    """
+
+    module: nn.Module
+    evaluating: Callable[[], AbstractContextManager[None]] = nullcontext
+    compute: Callable[[Tensor], Any] | None = None
+
+    def __call__(self, images: Tensor) -> Tensors:
+        """The boundary of images."""
+        with self.evaluating():
+            given = (self.compute or self.module)(images)
+        return given if isinstance(given, tuple) else (given,)
+
+    def prepared(self, precision: str, compiled: bool) -> Fixed:
+        """The same, made ready for many calls, with copies of weights that live as long as what is returned.
+
+        Args:
+            precision: of `train.precision`; for bf16, weights are cast once, and not by autocast at each call.
+            compiled: by torch.compile with its constants folded, batch norm into convolutions among them; slow to
+                begin with, and equal but for rounding.
+        """
+        if compiled:
+            compute = torch.compile(self.module, dynamic=False, options={"freezing": True})
+            return attrs.evolve(self, compute=compute)
+        if precision == "fp32":
+            return self
+        weights = bf16_weights(self.module)
+        return attrs.evolve(self, compute=lambda images: functional_call(self.module, weights, (images,)))
+
+
+@attrs.frozen(eq=False)
 class Partition:
     """A network divided under a plan. Both parts work on the network's own tensors.
 
     Attributes:
-        fixed: images (N, C, H, W) -> the boundary, tensors with N rows; calls draw and change nothing.
+        fixed: images -> the boundary.
         trained: the boundary -> logits (N, classes), as the network computes them in train mode.
         scored: the same in evaluation mode.
         boundary: where it lies, in words.
         bytes_per_image: of the boundary, in fp32.
         flops_share: share of one image's forward pass that the fixed part is.
+        stages: stage -> share of it that lies in the fixed part.
         reads: names of the network's tensors that the fixed part reads.
         structure: a hash of the operations of the fixed part.
     """
 
-    fixed: Callable[[Tensor], Tensors]
+    fixed: Fixed
     trained: Callable[..., Tensor]
     scored: Callable[..., Tensor]
     boundary: str
     bytes_per_image: int
     flops_share: float
+    stages: Mapping[str, float]
     reads: tuple[str, ...]
     structure: str
 
@@ -113,13 +158,13 @@ def _at_head(frozen: FrozenNetwork, flops: int) -> Partition:
     inside = {name: mode for name, mode in module_modes(frozen.layout, frozen.plan).items() if name.startswith("head.")}
     keeper = ModeKeeper(head, {name.removeprefix("head."): mode for name, mode in inside.items()})
 
-    def fixed(images: Tensor) -> Tensors:
+    @contextmanager
+    def evaluating() -> Iterator[None]:
         training = network.training  # of whoever calls, or of a plugin that called train()
         frozen.eval()
-        features = backbone(images)
+        yield
         if training:
             frozen.train()
-        return (features,)
 
     def trained(features: Tensor) -> Tensor:
         head.train()
@@ -138,7 +183,9 @@ def _at_head(frozen: FrozenNetwork, flops: int) -> Partition:
     width = weights[0].shape[1] if weights else 0
     share = flops / (flops + of_head) if flops else 0.0
     shape = hashlib.sha256(repr(backbone).encode()).hexdigest()[:32]
-    return Partition(fixed, trained, scored, HEAD_INPUT, 4 * width, share, tuple(reads), shape)
+    fixed = Fixed(backbone, evaluating)
+    stages = {stage.name: float(stage.role != "head") for stage in frozen.layout.stages}
+    return Partition(fixed, trained, scored, HEAD_INPUT, 4 * width, share, stages, tuple(reads), shape)
 
 
 def _at_cut(frozen: FrozenNetwork, images: Tensor, budget: int, stages: Sequence[Stage]) -> Partition:
@@ -159,11 +206,15 @@ def _at_cut(frozen: FrozenNetwork, images: Tensor, budget: int, stages: Sequence
     finally:
         frozen.eval()
     hashes = structure(training)
+    fixed, trained, scored = parts
     return Partition(
-        *parts,
+        Fixed(fixed),
+        trained,
+        scored,
         boundary=_words(cut, frozen.layout),
         bytes_per_image=cut.bytes_per_image,
         flops_share=cut.flops_share,
+        stages=_share_of_stages(training, cut, frozen.layout),
         reads=tuple(dict.fromkeys(tensors_read(training, cut))),
         structure=hashlib.sha256(" ".join(hashes[node] for node in cut.boundary).encode()).hexdigest()[:32],
     )
@@ -176,6 +227,19 @@ def _nodes_of(captured: Capture, layout: Layout, stages: Sequence[Stage]) -> set
     names = {stage.name for stage in stages}
     home = stage_of_module(layout)
     return {node for node in captured.nodes if stage_of(node, home) in (*names, None)}
+
+
+def _share_of_stages(captured: Capture, cut: Cut, layout: Layout) -> dict[str, float]:
+    """How much of the work of each stage is done before the boundary."""
+    costs, home = Costs(captured), stage_of_module(layout)
+    done = dict.fromkeys((stage.name for stage in layout.stages), 0)
+    work = dict(done)
+    for node in captured.nodes:
+        stage = stage_of(node, home)
+        if stage is not None and isinstance(node.meta.get("val"), Tensor) and node.op == "call_function":
+            work[stage] += costs.work(node)
+            done[stage] += costs.work(node) * (node in cut.inside)
+    return {stage: done[stage] / work[stage] if work[stage] else 0.0 for stage in work}
 
 
 def stage_of_module(layout: Layout) -> dict[str, str]:
@@ -229,7 +293,7 @@ def in_chunks(fixed: Callable[[Tensor], Tensors], images: Tensor, chunk: int) ->
             pieces.append(tuple(tensor[: len(part)] for tensor in fixed(full)))
     if len(pieces) == 1:
         return pieces[0]
-    return tuple(torch.cat(tensors) for tensors in zip(*pieces, strict=True))
+    return tuple(joined(tensors) for tensors in zip(*pieces, strict=True))
 
 
 def same_plan(one: Plan, other: Plan) -> bool:

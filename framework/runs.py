@@ -13,10 +13,12 @@ import attrs
 from framework import checkpoint, log, results, rundir
 from framework.assemble import Assembly, assemble
 from framework.contracts import Data
+from framework.decoded import Decoded
 from framework.display import RANDOM_BACKBONE, Display
 from framework.errors import FwError
 from framework.feed import Feed, WholeNetwork
 from framework.files import remove_scratch, write_json
+from framework.filling import Filler
 from framework.index import Index
 from framework.measure import Clock
 from framework.recipe import Recipe, load_resolved
@@ -47,11 +49,9 @@ def start_run(recipe: Recipe, index: Index, out: Path | None, overwrite: bool, d
     began = time.perf_counter()
     folder = out or rundir.default_folder(recipe)
     rundir.require_free(folder, overwrite)
-    parts = assemble(recipe, index)
+    run = prepare_run(recipe, index, folder, display)
+    parts = run.parts
     used = to_plain(parts.model.weights)
-    parts = attrs.evolve(parts, recipe=results.recipe_with_pinned_weights(recipe, used))
-    run = _new_run(parts, folder, index, display)
-    begin_plan(run)
     facts = {"weights": used, "environment": rundir.environment(index), "data": _data_facts(parts.data),
              "heading": None if used["transfer"] else RANDOM_BACKBONE}  # fmt: skip
     rundir.create(folder, overwrite)  # not earlier: a mistake found above leaves no trace, and an old run in place
@@ -67,6 +67,16 @@ def start_run(recipe: Recipe, index: Index, out: Path | None, overwrite: bool, d
         if not checkpoint.exists(folder):  # nothing to go on from: an image that cannot be read, a loss of NaN
             rundir.discard(folder)
         raise
+
+
+def prepare_run(recipe: Recipe, index: Index, folder: Path, display: Display) -> Run:
+    """A run before its first step, its first plan in force; nothing is written."""
+    parts = assemble(recipe, index)
+    used = to_plain(parts.model.weights)
+    parts = attrs.evolve(parts, recipe=results.recipe_with_pinned_weights(recipe, used))
+    run = _new_run(parts, folder, index, display)
+    begin_plan(run)
+    return run
 
 
 def resume_run(folder: Path, index: Index, display: Display) -> dict[str, Any]:
@@ -113,9 +123,11 @@ def _new_run(parts: Assembly, folder: Path, index: Index, display: Display) -> R
 
 def feed_of(parts: Assembly, display: Display, between_batches: Callable[[], None]) -> Feed:
     """Where the batches of a run come from, as `[engine]` has it."""
+    filler = Filler(parts.recipe.engine, display.note, between_batches)
+    decoded = Decoded(parts, filler)
     if parts.recipe.engine.partition == "off":
-        return WholeNetwork(parts, 'engine.partition = "off"')
-    return Divided(parts, display.note, between_batches)
+        return WholeNetwork(parts, 'engine.partition = "off"', decoded)
+    return Divided(parts, filler, decoded, display.note)
 
 
 def _go(run: Run, facts: dict[str, Any]) -> dict[str, Any]:

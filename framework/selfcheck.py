@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from framework.assemble import Assembly, in_format
 from framework.freezing import all_tensors
+from framework.keeping import prepared
 from framework.measure import autocast
 from framework.partition import Partition, in_chunks
 
@@ -58,7 +59,7 @@ def check_partition(run: Assembly, partition: Partition, chunk: int) -> None:
     Raises:
         CheckFailed: with the first thing that differs.
     """
-    network, images = run.network, _images(run)
+    network, images, fixed = run.network, _images(run), prepared(run, partition)
 
     def plain() -> Tensor:
         logits: Tensor = network(images)
@@ -66,7 +67,7 @@ def check_partition(run: Assembly, partition: Partition, chunk: int) -> None:
 
     def divided() -> Tensor:
         part = partition.trained if network.training else partition.scored
-        return part(*in_chunks(partition.fixed, images, chunk))
+        return part(*in_chunks(fixed, images, chunk))
 
     with without_trace(network, run.device):
         _shift(network, run)

@@ -11,9 +11,11 @@ from torch import Tensor
 from framework.assemble import Assembly, in_format
 from framework.contracts import Plan, Split
 from framework.data import in_batches
+from framework.decoded import Decoded
 from framework.errors import AuditFailed, FwError
 from framework.feed import Fed, WholeNetwork, epoch_order, view_of
-from framework.keeping import Entry, Keeper, NotKept
+from framework.filling import Entry, Filler, NotKept
+from framework.keeping import Keeper
 from framework.mixing import Inputs
 from framework.partition import NoPartition, Wish, divide, in_chunks, same_plan
 from framework.selfcheck import CheckFailed, check_partition
@@ -27,17 +29,16 @@ class Divided:
 
     Args:
         run: the assembly.
-        say: told what takes long or went wrong.
-        between_batches: called as the store is filled; may raise to stop.
+        filler: opens and fills entries of the feature store.
+        decoded: where decoded images are kept, for what is not kept as a boundary.
+        say: told what went wrong.
     """
 
-    def __init__(
-        self, run: Assembly, say: Callable[[str], None], between_batches: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, run: Assembly, filler: Filler, decoded: Decoded, say: Callable[[str], None]) -> None:
         self.run = run
+        self.filler = filler
         self.say = say
-        self.between_batches = between_batches
-        self.whole = WholeNetwork(run, "no plan yet")
+        self.whole = WholeNetwork(run, "no plan yet", decoded)
         self.keeper: Keeper | None = None
         self.plan: Plan | None = None
         self.train_entry: Entry | None = None
@@ -54,12 +55,34 @@ class Divided:
             FwError: the recipe requires a partition and there is none; what filling the store raises.
             AuditFailed: the recipe requires a partition and its self-check failed.
         """
+        self.divide()
+        if self.keeper is None:
+            self.whole.follow(passes)
+            return
+        self.train_entry = self._kept_for_training(self.keeper, passes)
+        if self.train_entry is None:
+            self.whole.keep_decoded(passes, {"train": self.run.data.train})
+
+    def divide(self) -> None:
+        """Divides the network under the plan in force; nothing is computed for any image.
+
+        Raises:
+            FwError: the recipe requires a partition and there is none.
+            AuditFailed: the recipe requires a partition and its self-check failed.
+        """
         if self.plan is None or not same_plan(self.plan, self.run.frozen.plan):
             self.plan = self.run.frozen.plan
             self.keeper = self._divided()
         if self.keeper is not None:
             self.keeper.weights_changed()
-            self.train_entry = self._kept_for_training(self.keeper, passes)
+
+    def why_not_kept(self, passes: float) -> str | None:
+        """Why the boundary of the training images would not be kept; None where it would be."""
+        try:
+            views = self._train_views(self.keeper, passes) if self.keeper else ()
+        except NotKept as reason:
+            return str(reason)
+        return None if views else self.whole.reason
 
     def _divided(self) -> Keeper | None:
         try:
@@ -72,7 +95,7 @@ class Divided:
             self._refuse(f"the self-check failed: {reason}", AuditFailed)
             self.say(f"the network trains whole: {self.whole.reason}")
             return None
-        return Keeper(self.run, partition, chunk_of(self.run), self.say, self.between_batches)
+        return Keeper(self.run, partition, chunk_of(self.run), self.filler)
 
     def _refuse(self, reason: str, error: type[FwError]) -> None:
         if self.run.recipe.engine.partition == "require":
@@ -152,8 +175,7 @@ class Divided:
             yield Fed(on_device, targets, positions, skipped)
 
     def _on_device(self, row: Tensor, pinned: bool) -> Tensor:
-        moved = (row.pin_memory() if pinned else row).to(self.run.device, non_blocking=pinned)
-        return in_format(moved, self.run.memory_format)  # as the fixed part gave it
+        return (row.pin_memory() if pinned else row).to(self.run.device, non_blocking=pinned)
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Logits (N, classes) of a boundary, or of images (N, C, H, W)."""
@@ -161,7 +183,7 @@ class Divided:
             return self.whole.forward(inputs)
         partition, training = self.keeper.partition, self.run.network.training
         if isinstance(inputs, Tensor):
-            inputs = in_chunks(partition.fixed, inputs, self.keeper.chunk)
+            inputs = in_chunks(self.keeper.streamed, inputs, self.keeper.chunk)
         return (partition.trained if training else partition.scored)(*inputs)
 
     def facts(self) -> dict[str, Any]:

@@ -39,14 +39,17 @@ class EngineTable:
     device: str = key("auto", "auto, cpu, cuda, cuda:1, mps")
     threads: Count = key(0, "CPU threads of torch; 0: OMP_NUM_THREADS, else all cores")
     memory_format: Literal["auto", "contiguous", "channels_last"] = key(
-        "contiguous", "layout of images in memory; auto: channels_last where most of the work is convolution"
+        "auto", "layout of images in memory; auto: channels_last where most of the work is convolution"
     )
     partition: Literal["off", "auto", "require"] = key(
-        "off", "compute what cannot change once per image; require: an error where that is not possible"
+        "auto", "compute what cannot change once per image; require: an error where that is not possible"
     )
     boundary: str = key("", "the last stage that may be computed once; empty: chosen by what it saves")
     budget: PositiveInt = key(2**20, "largest boundary, in bytes for each image")
     chunk: Count = key(0, "images at a time through the fixed part; 0: by memory")
+    compile: Literal["off", "fixed"] = key(
+        "off", "fixed: torch.compile for what is computed once; needs a C++ compiler, repays for many images"
+    )
     cache: Literal["off", "auto", "memory", "disk"] = key("auto", "where the boundary is kept; auto: disk, else memory")
     cache_gb: PositiveFloat = key(20.0, "size of the feature store on disk; what was used least recently goes")
 

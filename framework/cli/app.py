@@ -25,12 +25,29 @@ COMMANDS = {
     "What there is": {
         "list": "registries, their components, shipped recipes",
         "plugins": "what is installed, and whether it works",
+        "cache": "stored features: list, verify, prune",
     },
 }
 NAMES = [name for commands in COMMANDS.values() for name in commands]
 
 
-class App(click.Group):
+class Commands(click.Group):
+    """A group in which an unknown command is an error with near names."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the arguments name."""
+        name, names = args[0], self.list_commands(ctx)
+        if name not in names and not name.startswith("-"):
+            from framework.errors import FwError, did_you_mean
+
+            said = " ".join([*ctx.command_path.split()[1:], name])
+            raise FwError(f"there is no command {said!r}", did_you_mean(name, names) or f"commands: {', '.join(names)}")
+        return super().resolve_command(ctx, args)
+
+
+class App(Commands):
     """A group whose commands live in modules of their names, imported at first use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -43,17 +60,6 @@ class App(click.Group):
             return None
         command: click.Command = import_module(f"framework.cli.{cmd_name}").command
         return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command that the arguments name; an unknown one is an error with near names."""
-        name = args[0]
-        if name not in NAMES and not name.startswith("-"):
-            from framework.errors import FwError, did_you_mean
-
-            raise FwError(f"there is no command {name!r}", did_you_mean(name, NAMES) or f"commands: {', '.join(NAMES)}")
-        return super().resolve_command(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The commands in groups, from the table above, so that none is imported for it; then the options."""

@@ -13,6 +13,8 @@ import click
 if TYPE_CHECKING:
     from framework.index import Index
 
+SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
 set_option = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="change one key, e.g. optimizer.lr=0.01; repeatable"
 )
@@ -69,3 +71,10 @@ def aligned(rows: Iterable[Sequence[str]], gap: str = "  ") -> list[str]:
     return [
         gap.join([*(cell.ljust(widths[i]) for i, cell in enumerate(row[:-1])), *row[-1:]]).rstrip() for row in cells
     ]
+
+
+def size_text(size: float) -> str:
+    """Bytes in three digits: `125 KB`, `1.2 GB`."""
+    unit = next((unit for unit, bytes_ in SIZES.items() if size < 999.5 * bytes_), "TB")
+    number = size / SIZES[unit]
+    return f"{number:.1f} {unit}" if number < 9.95 and unit != "B" else f"{number:.0f} {unit}"

@@ -17,10 +17,10 @@ FLOORS = (
     "component contracts hooks errors task streams signatures",
     "tables shapes catalog index positions bind sources recipe display toml_text",
     "network layout freezing groups weights kinds tracing units files pictures capture costs marking cut division"
-    " partition identity features",
+    " casting partition identity entries features",
     "assemble data schedule train checkpoint measure loader feed score splits mixing recalibrate running codec"
-    " digests log paths signals watchers keeping stored selfcheck",
-    "rundir runs bench report results trained api",
+    " digests log paths signals watchers filling decoded keeping stored selfcheck",
+    "rundir runs explain bench report results trained api",
     "cli testing",
 )
 FLOOR_OF = {module: number for number, names in enumerate(FLOORS) for module in names.split()}

@@ -1,0 +1,58 @@
+"""`fw run --explain`: the partition, the store and a prediction, before any work."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from framework.entries import store_folder
+
+SMALL = ["--set", "engine.threads=1", "--set", "engine.device=cpu", "--set", "data.size=64"]
+
+
+@pytest.fixture
+def explained(cli, here):
+    def explain(*arguments: str) -> dict:
+        done = cli("run", "smoke", "--explain", "--json", *SMALL, *arguments)
+        assert done.code == 0, done.err
+        return json.loads(done.out)
+
+    return explain
+
+
+def test_it_says_where_the_boundary_is_and_trains_nothing(cli, here) -> None:
+    before = set(store_folder().glob("*"))
+    done = cli("run", "smoke", "--explain", *SMALL)
+    assert done.code == 0, done.err
+    assert "after backbone.layer3.1.relu (stage layer3)" in done.out
+    assert "once per image" in done.out
+    assert "repaid after" in done.out
+    assert list(here.iterdir()) == []
+    assert set(store_folder().glob("*")) == before
+
+
+def test_its_facts_are_those_of_the_run(cli, here, explained) -> None:
+    facts = explained()
+    assert cli("run", "smoke", *SMALL, "--out", "run").code == 0
+    ran = json.loads((here / "run" / "summary.json").read_text())["partition"]
+    assert {name: facts[name] for name in ("boundary", "bytes_per_image", "fixed_flops_share", "chunk")} == {
+        name: ran[name] for name in ("boundary", "bytes_per_image", "fixed_flops_share", "chunk")
+    }
+    assert facts["store"]["missing"] >= ran["images_computed"]
+    assert [row["fixed"] for row in facts["stages"]] == [1, 1, 1, 1, 0, 0]
+    assert explained()["store"]["missing"] == 0
+
+
+def test_it_says_why_there_is_no_boundary_or_no_store(explained) -> None:
+    full = explained("--set", "freezing.use=full")
+    assert full["boundary"] is None
+    assert full["reason"]
+    assert full["predicted"]["total_s"] > 0
+    drawn = explained("--set", "transform.train.use=augment")
+    assert drawn["store"]["why_not"] == "transform.train draws anew at every pass (views = 0)"
+    assert explained("--set", "engine.partition=off")["reason"] == 'engine.partition = "off"'
+
+
+def test_a_mistake_is_an_error_as_for_a_run(cli, here) -> None:
+    assert cli("run", "smoke", "--explain", "--set", "optimizer.lr=fast").code == 2
