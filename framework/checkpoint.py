@@ -58,11 +58,17 @@ def save_best(run: Run) -> None:
     save_tensors(run.folder / BEST, _moved_tensors(run), {"epoch": run.standing.best.epoch})
 
 
-def load_best(run: Run) -> None:
-    """Puts the network of the best epoch back; what only a later plan let move is as it was before the first step."""
-    load_base(run.folder, run.parts.network)
+def load_best(run: Run) -> bool:
+    """Puts the network of the best epoch back; what only a later plan let move is as it was before the first step.
+
+    Returns:
+        whether anything may have changed that the plan in force keeps.
+    """
     tensors, _ = load_tensors(run.folder / BEST, f"{run.folder / LAST} has the newest epoch: delete the damaged file")
+    if not run.standing.movable <= tensors.keys():
+        load_base(run.folder, run.parts.network)
     put_tensors(run.parts.network, tensors)
+    return not run.standing.movable <= movable(run.parts)
 
 
 def save(run: Run) -> None:

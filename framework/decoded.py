@@ -63,7 +63,7 @@ class Decoded:
         pipeline = self.run.pipeline(which)
         sample = Sample.of(split, pipeline)
         facts = self._facts(which, sample.steps)
-        key = content_key(facts, {})
+        key = content_key(facts)
         entry = self.filler.entry(key, facts)
         names = [split.digest(position) for position in range(len(split))]
         missing = missing_from(entry, names)

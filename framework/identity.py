@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-
-from framework.files import tensors_digest
+from torch import nn
 
 FORMAT = 2
 """Of the rows of an entry; entries of another one are not read."""
@@ -68,7 +66,12 @@ def machine(device: torch.device) -> str:
     return f"{device.type} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 
-def content_key(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """A hash of plain facts and of the content of tensors: 32 hexadecimal digits."""
+def content_key(facts: Mapping[str, Any], weights: str = "") -> str:
+    """A hash of plain facts and of what tensors hold: 32 hexadecimal digits.
+
+    Args:
+        facts: what stands in the entry beside its rows.
+        weights: a hash of the tensors that its rows depend on.
+    """
     text = "\n".join(f"{name} {facts[name]!r}" for name in sorted(facts))
-    return hashlib.sha256(f"format {FORMAT}\n{text}\n{tensors_digest(tensors)}".encode()).hexdigest()[:32]
+    return hashlib.sha256(f"format {FORMAT}\n{text}\n{weights}".encode()).hexdigest()[:32]

@@ -13,6 +13,7 @@ from framework.assemble import Assembly
 from framework.contracts import Split
 from framework.data import Images
 from framework.feed import read_batches
+from framework.files import tensors_digest
 from framework.filling import Entry, Filler, Rows, missing_from
 from framework.identity import code_of_modules, code_of_plugin, content_key, libraries, machine
 from framework.measure import autocast
@@ -69,7 +70,7 @@ class Keeper:
 
     def weights_changed(self) -> None:
         """Keys are worked out anew."""
-        for which in ("train", "eval", "streamed"):
+        for which in ("train", "eval", "streamed", "weights"):
             self.known.pop(which, None)
 
     def names(self, split: Split, which: str, view: int = 0) -> list[str]:
@@ -91,9 +92,13 @@ class Keeper:
 
     def _key(self, which: str) -> str:
         if which not in self.known:
-            read = tensors_of(self.run.network, self.partition.reads)
-            self.known[which] = content_key(self._facts(which), read)
+            self.known[which] = content_key(self._facts(which), self._digest_of_weights())
         return str(self.known[which])
+
+    def _digest_of_weights(self) -> str:
+        if "weights" not in self.known:
+            self.known["weights"] = tensors_digest(tensors_of(self.run.network, self.partition.reads))
+        return str(self.known["weights"])
 
     def _facts(self, which: str) -> dict[str, Any]:
         recipe, spec = self.run.recipe, self.run.model.spec

@@ -161,8 +161,8 @@ def finish(run: Run, facts: dict[str, Any]) -> dict[str, Any]:
     best: dict[str, dict[str, float]] = {}
     data = run.parts.data
     with run.clock.time("validate"):
-        checkpoint.load_best(run)
-        follow_plan(run)
+        if checkpoint.load_best(run):
+            follow_plan(run)
         run.parts.frozen.eval()
         for name, split in data.scored.items():
             scores = score_split(run, split)

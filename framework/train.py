@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import attrs
-import torch
 from torch import nn
 
 from framework import checkpoint
@@ -23,7 +22,7 @@ from framework.paths import require_paths
 from framework.recalibrate import recalibrate
 from framework.running import Run
 from framework.score import Scores, higher_is_better, score
-from framework.streams import stream_seed
+from framework.streams import seed_draws, stream_seed
 
 SETTLE_EVERY = {True: 1, False: 32}
 """Batches between two looks at the loss: on a CPU it is there at once, elsewhere a look waits for the device."""
@@ -77,7 +76,7 @@ def add_gradient(run: Run, batch: Fed) -> None:
     run.note_skipped(run.parts.data.train, batch.skipped)
     if not count:
         return
-    torch.manual_seed(stream_seed(run.parts.recipe.seed, "step", at.epoch, at.batch))  # dropout, mixup
+    seed_draws(stream_seed(run.parts.recipe.seed, "step", at.epoch, at.batch), run.parts.device)  # dropout, mixup
     inputs, targets = mix(batch.inputs, batch.targets, keys, run.parts.data.task)
     with run.autocast():
         logits = run.feed.forward(inputs)

@@ -103,7 +103,7 @@ def test_entry_points_and_metadata(wheel: Wheel) -> None:
     facts = Parser().parsestr(wheel.read(f"{wheel.info}/METADATA"))
     assert (facts["Name"], facts["Requires-Python"]) == ("fw-transfer", ">=3.11")
     assert facts["License-Expression"] == "Apache-2.0"
-    assert set(facts.get_all("Provides-Extra", [])) == {"pretrained", "test"}
+    assert set(facts.get_all("Provides-Extra", [])) == {"peers", "pretrained", "test"}
     [licence] = [name for name in wheel.names if ".dist-info/" in name and name.endswith("LICENSE")]
     assert "Apache License" in wheel.read(licence)
 

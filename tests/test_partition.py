@@ -72,5 +72,6 @@ def test_a_compiled_fixed_part_gives_the_same_but_for_rounding(go) -> None:
     compiled, found = go("compiled", *asked, "engine.compile=fixed")
     assert compiled["partition"]["images_found"] == 0  # rows that differ in their bits have an entry of their own
     assert compiled["partition"]["images_computed"] == plain["partition"]["images_computed"]
-    for name in ("head.linear.weight", "head.linear.bias"):
-        assert torch.allclose(expected[name], found[name], rtol=1e-4, atol=1e-6)
+    trained = [name for name in expected if name.startswith("head.")]
+    assert trained
+    assert all(torch.allclose(expected[name], found[name], rtol=1e-3, atol=1e-5) for name in trained)

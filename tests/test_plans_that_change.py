@@ -349,6 +349,28 @@ def test_the_selected_model_is_the_best_epochs_though_more_moved_later(
     assert [name for name in kept if not torch.equal(kept[name], tensors[name])] == []
 
 
+@pytest.mark.parametrize("best", [1, EPOCHS])
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("network", ["layer_norm", pytest.param("batch_norm", marks=pytest.mark.sweep)])
+def test_a_divided_network_follows_its_plans_to_the_bit(
+    plugged: Index, tmp_path: Path, monkeypatch, network: str, script: str, best: int
+) -> None:
+    """The selected model is that of the first epoch, under the plan of the last, or that of the last itself."""
+    monkeypatch.setattr(train, "monitored", lambda run, metrics: float(run.standing.epoch + 1 == best))
+    tensors, metrics = {}, {}
+    for partition in ("off", "auto"):
+        overrides = [*SMALL, *NETWORKS[network], f"freezing={{use='scripted', script='{script}'}}",
+                     f"engine.partition={partition}", "engine.chunk=12"]  # fmt: skip
+        recipe = load_recipe("smoke", plugged, overrides)
+        summary = start_run(recipe, plugged, tmp_path / partition, True, NullDisplay())
+        assert summary["metrics"]["best"]["epoch"] == best
+        tensors[partition] = load_tensors(tmp_path / partition / "model.safetensors")[0]
+        metrics[partition] = summary["metrics"]["best"]
+    assert [name for name, one in tensors["off"].items() if not torch.equal(one, tensors["auto"][name])] == []
+    for split in ("val", "test"):
+        assert metrics["auto"][split] == pytest.approx(metrics["off"][split], rel=1e-4)
+
+
 def test_a_scale_that_was_not_declared_is_an_error_that_says_so(plugged: Index, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(Scripted, "scales", fw.FreezingPolicy.scales)
     overrides = [*SMALL, *NETWORKS["layer_norm"], "freezing={use='scripted', script='other rates'}"]

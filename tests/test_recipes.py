@@ -75,13 +75,13 @@ def idx(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def shortened(index: Index, photos: Path, idx: Path) -> Callable[[str], Recipe]:
+def shortened(index: Index, photos: Path, idx: Path) -> Callable[..., Recipe]:
     """A shipped recipe of one epoch on few images."""
 
-    def load(name: str) -> Recipe:
+    def load(name: str, *more: str) -> Recipe:
         places = {PHOTOS: str(photos), IDX: str(idx)}
         own = [key + "=" + places.get(value, value) for key, _, value in (item.partition("=") for item in SHORT[name])]
-        return load_recipe(name, index, [*own, "train.epochs=1", "engine.threads=1"])
+        return load_recipe(name, index, [*own, "train.epochs=1", "engine.threads=1", *more])
 
     return load
 
@@ -128,6 +128,42 @@ def test_a_recipe_runs(shortened, index: Index, tmp_path: Path, name: str) -> No
         assert audit["buffers_moved_by_plan"] == []
     if name == "resnet18_frozen":
         assert audit["frozen_tensors"] == 120, "every tensor of ResNet-18 outside the head"
+
+
+SETTINGS = {
+    "whole": "partition=off",
+    "contiguous": "memory_format=contiguous",
+    "channels_last": "memory_format=channels_last",
+    "in memory": "cache=memory",
+    "nothing kept": "cache=off",
+    "small chunks": "chunk=3",
+    "small boundary": "budget=20000",
+    "threads": "threads=2",
+}
+TOLERANCE = 2e-3
+"""Largest relative difference of a loss after a few steps."""
+FEW_STEPS = "train.max_steps=3"  # training at a high rate amplifies any rounding: 5 % after an epoch of lite0_finetune
+QUICK = ("smoke",)
+
+
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.sweep) for n in SHORT])
+def test_the_engine_changes_cost_and_no_result(shortened, index: Index, tmp_path: Path, name: str) -> None:
+    """Order, augmentation and dropout are drawn alike whatever `[engine]` says; sums are rounded otherwise."""
+    expected = losses(start_run(shortened(name, FEW_STEPS), index, tmp_path / "as it is", False, NullDisplay()))
+    worst = {}
+    for setting, key in SETTINGS.items():
+        recipe = shortened(name, FEW_STEPS, f"engine.{key}")
+        found = losses(start_run(recipe, index, tmp_path / setting, False, NullDisplay()))
+        assert found.keys() == expected.keys()
+        worst[setting] = max(abs(found[of] - expected[of]) / expected[of] for of in expected)
+    print(f"\n{name}: {len(SETTINGS)} settings, largest relative difference {max(worst.values()):.1g}")
+    assert {setting: value for setting, value in worst.items() if not value <= TOLERANCE} == {}
+
+
+def losses(summary: dict[str, Any]) -> dict[str, float]:
+    """The loss of each split at the end."""
+    final = summary["metrics"]["final"]
+    return {split: final[split]["loss"] for split in ("train", "val")}
 
 
 @pytest.mark.parametrize(

@@ -173,7 +173,7 @@ def test_the_gradient_of_a_step_is_the_mean_over_the_images_that_could_be_read(g
 
     monkeypatch.setattr(feed, "read_batches", first_of_each)
     monkeypatch.setattr(train, "make_up_for_skipped", noted)
-    go("train.accumulate=2")
+    go("train.accumulate=2", "engine.partition=off")
     assert made_up == pytest.approx([6.0])
 
 
