@@ -31,17 +31,25 @@ class Capture:
         image: the node of the images (N, C, H, W).
         batch: the symbol that stands for N in the shapes of the nodes.
         names: the network's tensors, by identity.
+        roots: node -> the node that first had its memory.
+        writes: node -> earlier operations that wrote to memory that it reads, where its arguments do not show it.
     """
 
     module: fx.GraphModule
     image: fx.Node
     batch: Any
     names: Mapping[int, str]
+    roots: Mapping[fx.Node, fx.Node]
+    writes: Mapping[fx.Node, tuple[fx.Node, ...]]
 
     @property
     def nodes(self) -> list[fx.Node]:
         """The operations, in the order in which they run."""
         return list(self.module.graph.nodes)
+
+    def inputs(self, node: fx.Node) -> tuple[fx.Node, ...]:
+        """What a node depends on: its arguments, and what was written before to their memory through other views."""
+        return (*node.all_input_nodes, *self.writes.get(node, ()))
 
     @property
     def output(self) -> fx.Node:
@@ -84,7 +92,8 @@ def capture(network: nn.Module, images: Tensor) -> Capture:
     if not isinstance(size, torch.SymInt):
         raise NotCaptured("its forward pass fixes the number of images")
     names = {id(tensor): name for name, tensor in all_tensors(network).items()}
-    return Capture(module, image, size.node.expr, names)
+    memory = roots(graph)
+    return Capture(module, image, size.node.expr, names, memory, _unseen_writes(graph, memory))
 
 
 def twin(network: nn.Module) -> nn.Module:
@@ -117,6 +126,41 @@ def _follow_in_place(graph: fx.Graph) -> None:
         for user in list(written.users):
             if order[user] > order[node]:
                 user.replace_input_with(written, node)
+
+
+def roots(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
+    """Node -> the node that first had its memory: views and in-place operations lead back to what they share."""
+    found: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        shared = _shares_with(node)
+        found[node] = found[shared] if shared is not None else node
+    return found
+
+
+def _shares_with(node: fx.Node) -> fx.Node | None:
+    if does_nothing(node) or str(node.target) == "<built-in function getitem>":
+        return node.all_input_nodes[0]
+    schema = schema_of(node)
+    if schema is None or not any(found.alias_info for found in schema.returns):
+        return None
+    aliased = [found.name for found in schema.arguments if found.alias_info]
+    first = argument(node, aliased[0]) if aliased else None
+    return first if isinstance(first, fx.Node) else None
+
+
+def _unseen_writes(graph: fx.Graph, memory: Mapping[fx.Node, fx.Node]) -> dict[fx.Node, tuple[fx.Node, ...]]:
+    """For each node the earlier writes to memory that it reads: `mask[1:3] = 2` writes to a view that nobody reads."""
+    writers: dict[fx.Node, list[fx.Node]] = {}
+    found: dict[fx.Node, tuple[fx.Node, ...]] = {}
+    for node in graph.nodes:
+        seen = set(node.all_input_nodes)
+        before = [writer for root in {memory[one] for one in seen} for writer in writers.get(root, ())]
+        unseen = tuple(dict.fromkeys(writer for writer in before if writer not in seen))
+        if unseen:
+            found[node] = unseen
+        for written in arguments_written(node):
+            writers.setdefault(memory[written], []).append(node)
+    return found
 
 
 def schema_of(node: fx.Node) -> Any:

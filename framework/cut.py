@@ -12,7 +12,7 @@ from torch import fx
 
 from framework.capture import Capture, arguments_written, does_nothing
 from framework.costs import Costs
-from framework.marking import Marks, is_tensor, mark, roots
+from framework.marking import Marks, is_tensor, mark
 
 NEARLY_ALL = 0.999
 """Cuts that save this share of the most are equally good; the smallest boundary of them is taken."""
@@ -97,7 +97,7 @@ class Crossings:
         self.captured = captured
         self.fixed = fixed
         self.place = {node: position for position, node in enumerate(fixed)}
-        self.roots = roots(captured)
+        self.roots = captured.roots
         self.last_write = {
             self.roots[written]: place for node, place in self.place.items() for written in arguments_written(node)
         }
@@ -159,16 +159,16 @@ def cut_alike(captured: Capture, cut: Cut, like: Capture, may_move: Set[str]) ->
     for node in boundary:
         if node is None or not marks.is_fixed(node):
             return None
-        inside |= _needed_by(node)
+        inside |= _needed_by(captured, node)
     crossing = tuple(node for node in boundary if node is not None)
     return attrs.evolve(cut, boundary=crossing, inside=inside)
 
 
-def _needed_by(node: fx.Node) -> set[fx.Node]:
+def _needed_by(captured: Capture, node: fx.Node) -> set[fx.Node]:
     found = {node}
     waiting = [node]
     while waiting:
-        for source in waiting.pop().all_input_nodes:
+        for source in captured.inputs(waiting.pop()):
             if source not in found:
                 found.add(source)
                 waiting.append(source)
@@ -190,7 +190,8 @@ def structure(captured: Capture) -> dict[fx.Node, str]:
         elif node.op == "get_attr":
             found[node] = f"tensor {captured.name_of(node)}"
         else:
-            text = f"{node.target} {_words(node.args, found)} {_words(node.kwargs, found)}"
+            written = [found[writer] for writer in captured.writes.get(node, ())]
+            text = f"{node.target} {_words(node.args, found)} {_words(node.kwargs, found)} {written}"
             found[node] = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
     return found
 
@@ -207,5 +208,5 @@ def _words(value: Any, found: Mapping[fx.Node, str]) -> str:
 
 def tensors_read(captured: Capture, cut: Cut) -> Iterator[str]:
     """The names of the network's tensors that a fixed part reads, in its order."""
-    needed = {node for end in cut.boundary for node in _needed_by(end)}
+    needed = {node for end in cut.boundary for node in _needed_by(captured, end)}
     return (captured.name_of(node) for node in captured.nodes if node in needed and node.op == "get_attr")

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 
 import torch
 from torch import fx
 
 from framework.capture import Capture, arguments_written
 from framework.cut import Cut
-from framework.marking import roots
 
 
 def fixed_part(captured: Capture, cut: Cut) -> fx.GraphModule:
     """Images (N, C, H, W) -> the tensors of the boundary, over the network's own tensors."""
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
-    needed = _backward(cut.boundary, stop=())
+    needed = _backward(captured, cut.boundary, stop=())
     for node in captured.nodes:
         if node in needed or node is captured.image:
             copies[node] = graph.node_copy(node, copies.__getitem__)
@@ -34,7 +33,7 @@ def trainable_part(captured: Capture, cut: Cut) -> fx.GraphModule:
     graph = fx.Graph()
     copies = _boundary_of(graph, captured, cut)
     batch = graph.call_function(torch.ops.aten.sym_size.int, (next(iter(copies.values())), 0))
-    needed = _backward((captured.output, *_writes(captured)), stop=cut.boundary, inside=cut.inside)
+    needed = _backward(captured, (captured.output, *_writes(captured)), stop=cut.boundary, inside=cut.inside)
     for node in captured.nodes:
         if node not in needed or node in copies:
             continue
@@ -50,7 +49,7 @@ def trainable_part(captured: Capture, cut: Cut) -> fx.GraphModule:
 
 def _boundary_of(graph: fx.Graph, captured: Capture, cut: Cut) -> dict[fx.Node, fx.Node]:
     given = {node: graph.placeholder(f"boundary_{number}") for number, node in enumerate(cut.boundary)}
-    memory = roots(captured)
+    memory = captured.roots
     written = {memory[one] for node in captured.nodes if node not in cut.inside for one in arguments_written(node)}
     clone = torch.ops.aten.clone.default
     return {node: graph.call_function(clone, (one,)) if memory[node] in written else one for node, one in given.items()}
@@ -63,15 +62,18 @@ def _writes(captured: Capture) -> Iterator[fx.Node]:
             yield node
 
 
-def _backward(ends: Sequence[fx.Node], stop: Sequence[fx.Node], inside: object = ()) -> set[fx.Node]:
-    """The nodes that `ends` need, up to those where it stops; sizes of what lies inside are not followed."""
+def _backward(
+    captured: Capture, ends: Sequence[fx.Node], stop: Sequence[fx.Node], inside: Set[fx.Node] = frozenset()
+) -> set[fx.Node]:
+    """The nodes that `ends` need, up to those where it stops; sizes of what lies inside, and writes, are done."""
     found = set(ends)
     waiting = [node for node in ends if node not in stop]
     while waiting:
         node = waiting.pop()
-        if _is_size_read(node) and node.args[0] in inside:  # type: ignore[operator]
+        if _is_size_read(node) and node.args[0] in inside:
             continue
-        for source in node.all_input_nodes:
+        written = [writer for writer in captured.writes.get(node, ()) if writer not in inside]
+        for source in (*node.all_input_nodes, *written):
             if source not in found:
                 found.add(source)
                 if source not in stop:

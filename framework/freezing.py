@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
+import torch
 from torch import Tensor, nn
 
 from framework.contracts import Layout, Plan, Stage
@@ -213,6 +214,17 @@ class Auditor:
 def all_tensors(network: nn.Module) -> dict[str, Tensor]:
     """Every parameter and buffer, by the first of its names, those that are not saved in a state dict included."""
     return {**dict(network.named_parameters()), **dict(network.named_buffers())}
+
+
+def put_back(network: nn.Module, before: Mapping[str, Tensor]) -> None:
+    """Copies tensors back into a network, in place; what a module made or replaced meanwhile stays.
+
+    Some make a buffer at the first image, or make it anew in another shape (ConViT's relative positions).
+    """
+    with torch.no_grad():
+        for name, tensor in all_tensors(network).items():
+            if name in before and before[name].shape == tensor.shape:
+                tensor.copy_(before[name])
 
 
 def allowed_to_move(layout: Layout, plan: Plan) -> set[str]:

@@ -7,7 +7,7 @@ from collections.abc import Set
 import attrs
 from torch import Tensor, fx
 
-from framework.capture import Capture, argument, arguments_written, does_nothing, is_random, schema_of
+from framework.capture import Capture, argument, arguments_written, is_random, schema_of
 
 
 @attrs.frozen(eq=False)
@@ -39,7 +39,7 @@ def mark(captured: Capture, may_move: Set[str]) -> Marks:
     of_image: set[fx.Node] = {captured.image}
     moving: set[fx.Node] = set()
     for node in captured.nodes:
-        inputs = node.all_input_nodes
+        inputs = captured.inputs(node)
         if any(source in of_image for source in inputs):
             of_image.add(node)
         if _changes(captured, node, of_image, may_move, written) or any(source in moving for source in inputs):
@@ -65,26 +65,6 @@ def takes_batch_statistics(node: fx.Node, of_image: Set[fx.Node]) -> bool:
     if schema is None or "batch_norm" not in schema.name or node.args[0] not in of_image:
         return False
     return bool(argument(node, "training"))
-
-
-def roots(captured: Capture) -> dict[fx.Node, fx.Node]:
-    """Node -> the node that first had its memory: views and in-place operations lead back to what they share."""
-    found: dict[fx.Node, fx.Node] = {}
-    for node in captured.nodes:
-        shared = _shares_with(node)
-        found[node] = found[shared] if shared is not None else node
-    return found
-
-
-def _shares_with(node: fx.Node) -> fx.Node | None:
-    if does_nothing(node) or str(node.target) == "<built-in function getitem>":
-        return node.all_input_nodes[0]
-    schema = schema_of(node)
-    if schema is None or not any(found.alias_info for found in schema.returns):
-        return None
-    aliased = [found.name for found in schema.arguments if found.alias_info]
-    first = argument(node, aliased[0]) if aliased else None
-    return first if isinstance(first, fx.Node) else None
 
 
 def is_tensor(node: fx.Node) -> bool:

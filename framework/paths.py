@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from framework.errors import FwError
+from framework.freezing import put_back
 from framework.running import Run
 from framework.task import Task
 
@@ -31,10 +32,7 @@ def require_paths(run: Run) -> None:
             if plan.batch_stats and _shortest_batch(run) == 1:
                 _refuse_single_image(run, images[:1])
         finally:
-            with torch.no_grad():
-                for name, buffer in network.named_buffers():
-                    if name in before:  # some modules make theirs at the first image
-                        buffer.copy_(before[name])
+            put_back(network, before)
     missing = [name for name, p in network.named_parameters() if name in plan.trainable and p.grad is None]
     network.zero_grad(set_to_none=True)
     if missing:

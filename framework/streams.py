@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import torch
 
 
 def stream_seed(seed: int, *purpose: str | int) -> int:
@@ -21,19 +17,3 @@ def stream_seed(seed: int, *purpose: str | int) -> int:
     """
     text = "\0".join(str(word) for word in (seed, *purpose))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
-
-
-def seed_draws(seed: int, device: torch.device) -> None:
-    """Seeds what torch draws from on the CPU and on one device, as `torch.manual_seed` does.
-
-    That function also queues a seed for every accelerator that is not in use, with a stack trace each: a millisecond,
-    as long as a step of a head takes.
-    """
-    import torch
-
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            torch.cuda.manual_seed(seed)
-    elif device.type == "mps":
-        torch.mps.manual_seed(seed)

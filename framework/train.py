@@ -12,6 +12,7 @@ from torch import nn
 from framework import checkpoint
 from framework.assemble import naming
 from framework.contracts import Plan, Split
+from framework.draws import seed_draws
 from framework.errors import Interrupted
 from framework.feed import Fed
 from framework.freezing import check_plan
@@ -22,7 +23,7 @@ from framework.paths import require_paths
 from framework.recalibrate import recalibrate
 from framework.running import Run
 from framework.score import Scores, higher_is_better, score
-from framework.streams import seed_draws, stream_seed
+from framework.streams import stream_seed
 
 SETTLE_EVERY = {True: 1, False: 32}
 """Batches between two looks at the loss: on a CPU it is there at once, elsewhere a look waits for the device."""

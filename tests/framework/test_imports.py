@@ -19,7 +19,7 @@ FLOORS = (
     "network layout freezing groups weights kinds tracing units files pictures capture costs marking cut division"
     " casting partition identity entries features",
     "assemble data schedule train checkpoint measure loader feed score splits mixing recalibrate running codec"
-    " digests log paths signals watchers filling decoded keeping stored selfcheck",
+    " digests log paths signals watchers draws filling decoded keeping stored selfcheck",
     "rundir runs explain bench report results trained api",
     "cli testing",
 )
