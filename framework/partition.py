@@ -56,7 +56,7 @@ class Fixed:
     def __call__(self, images: Tensor) -> Tensors:
         """The boundary of images."""
         with self.evaluating():
-            given = (self.compute or self.module)(images)
+            given = (self.module if self.compute is None else self.compute)(images)
         return given if isinstance(given, tuple) else (given,)
 
     def prepared(self, precision: str, compiled: bool) -> Fixed:

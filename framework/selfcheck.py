@@ -22,7 +22,7 @@ IMAGES, IMAGES_OF_STATISTICS = 2, 4
 TOLERANCE = {"fp32": 1e-3, "bf16": 0.1}
 """Largest difference over the largest value, by precision. On ten families fp32 was equal to the bit in full chunks;
 the bits of other chunks differ by rounding, which batch statistics of a few images enlarge."""
-SHIFT = 0.01
+SHIFT = 0.1
 """What trains is moved by this share of its spread, so that a value of its that was baked in shows."""
 
 

@@ -65,7 +65,6 @@ def test_a_compiled_fixed_part_gives_the_same_but_for_rounding(go) -> None:
     asked = [
         "backbone.use=timm/test_efficientnet",
         "freezing.use=frozen",
-        "head.use=linear",
         "engine.partition=require",
     ]
     plain, expected = go("plain", *asked)

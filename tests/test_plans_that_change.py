@@ -306,7 +306,9 @@ CASES = [
 def test_every_interval_is_as_the_plan_says_and_resuming_changes_nothing(
     check, network: str, script: str, scheduler: str
 ) -> None:
-    summary = check(network, script, scheduler, "train.monitor=val.loss")
+    # each stop and each plan would capture the network anew; one case shows that it may
+    partition = "auto" if (network, scheduler) == ("layer_norm", "step") else "off"
+    summary = check(network, script, scheduler, "train.monitor=val.loss", f"engine.partition={partition}")
     assert summary["steps"] == EPOCHS * STEPS_PER_EPOCH
     assert summary["audit"]["frozen_moved"] == 0
     if script in ("thaw by epochs", "there and back in mid-epoch"):
@@ -322,7 +324,8 @@ def test_every_script_with_every_scheduler(check, script: str, scheduler: str) -
     network, seed = list(NETWORKS)[turn % 2], 1 + turn % 3
     optimizer = ["optimizer={use='torch/AdamW'}", f"optimizer.lr={LR}"] if network == "layer_norm" else []
     more = ["train.mixup=0.2", "train.sampler=balanced"] if seed == 2 else ["train.batch_size=6", "train.accumulate=2"]
-    check(network, script, scheduler, "train.monitor=val.loss", f"seed={seed}", *optimizer, *more)
+    same = ["train.monitor=val.loss", f"seed={seed}", "engine.partition=off"]
+    check(network, script, scheduler, *same, *optimizer, *more)
 
 
 @pytest.mark.parametrize("script", ["thaw by epochs", "recalibrate"])

@@ -143,10 +143,10 @@ SETTINGS = {
 TOLERANCE = 2e-3
 """Largest relative difference of a loss after a few steps."""
 FEW_STEPS = "train.max_steps=3"  # training at a high rate amplifies any rounding: 5 % after an epoch of lite0_finetune
-QUICK = ("smoke",)
 
 
-@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.sweep) for n in SHORT])
+@pytest.mark.sweep
+@pytest.mark.parametrize("name", SHORT)
 def test_the_engine_changes_cost_and_no_result(shortened, index: Index, tmp_path: Path, name: str) -> None:
     """Order, augmentation and dropout are drawn alike whatever `[engine]` says; sums are rounded otherwise."""
     expected = losses(start_run(shortened(name, FEW_STEPS), index, tmp_path / "as it is", False, NullDisplay()))

@@ -311,7 +311,7 @@ def test_what_killed_processes_left_goes_with_any_pruning(cli, filled: Path) -> 
     assert keys(filled) == {MIDDLE, NEW}
     assert not scratch.exists()
     assert "removed a half-written file of cccccccc: 5.0 KB\n" in result.out
-    assert "removed aaaaaaaa: 20 KB, left by a killed process, of what is not known\n" in result.out
+    assert "removed aaaaaaaa: 21 KB, left by a killed process, of what is not known\n" in result.out
 
 
 def test_an_entry_that_another_process_begins_is_no_leftover(cli, filled: Path, hold) -> None:
