@@ -1,6 +1,6 @@
 """Partition over both libraries: a small model of each of timm's modules and every model of torchvision, divided.
 
-`FW_ALL_MODELS=1 pytest -m sweep tests/test_sweep_partition.py` takes all of them; without it, a seventh of each library.
+`FW_ALL_MODELS=1 pytest -m sweep tests/test_sweep_partition.py` takes all; without it, a seventh of each library.
 """
 
 from __future__ import annotations
