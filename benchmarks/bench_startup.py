@@ -8,15 +8,14 @@ medians stand in each benchmark's extra_info. The index is built and byte code c
 
 from __future__ import annotations
 
-import os
 import statistics
 import subprocess
 import sys
 import time
 
 import pytest
+from peers.contest import FW, KEPT
 
-FW = [sys.executable, "-c", "import sys; from framework.cli import main; sys.exit(main())"]
 TORCH = [sys.executable, "-c", "import torch"]
 ROUNDS = 11
 BUDGETS = {
@@ -24,12 +23,11 @@ BUDGETS = {
     "fw list backbones": (["list", "backbones"], 0.2),
     "fw validate resnet18_frozen": (["validate", "resnet18_frozen"], 0.25),
 }
-ENV = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def seconds(command: list[str]) -> float:
     began = time.perf_counter()
-    subprocess.run(command, check=True, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(command, check=True, env=KEPT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return time.perf_counter() - began
 
 

@@ -153,8 +153,9 @@ def _unseen_writes(graph: fx.Graph, memory: Mapping[fx.Node, fx.Node]) -> dict[f
     writers: dict[fx.Node, list[fx.Node]] = {}
     found: dict[fx.Node, tuple[fx.Node, ...]] = {}
     for node in graph.nodes:
-        seen = set(node.all_input_nodes)
-        before = [writer for root in {memory[one] for one in seen} for writer in writers.get(root, ())]
+        seen = node.all_input_nodes
+        roots_read = dict.fromkeys(memory[one] for one in seen)  # in order: the hash of a network is a key of the store
+        before = [writer for root in roots_read for writer in writers.get(root, ())]
         unseen = tuple(dict.fromkeys(writer for writer in before if writer not in seen))
         if unseen:
             found[node] = unseen

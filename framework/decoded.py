@@ -14,8 +14,8 @@ from torch import Tensor
 from framework.assemble import Assembly
 from framework.contracts import ImageSource, Pipeline, Split, UnreadableImage
 from framework.data import read_ahead
-from framework.filling import Entry, Filler, NotKept, Rows, missing_from
-from framework.identity import code_of_plugin, content_key, libraries
+from framework.filling import Entry, Filler, NotKept, Rows, facts_of_images, missing_from
+from framework.identity import content_key
 
 if TYPE_CHECKING:
     from framework.contracts import ImageLike
@@ -75,15 +75,7 @@ class Decoded:
         self.ready[id(split), which] = (attrs.evolve(split, source=Pixels(split.source, before, entry)), rest)
 
     def _facts(self, which: str, steps: int) -> dict[str, Any]:
-        table = self.run.recipe.parts[f"transform.{which}"]
-        return {
-            "boundary": "decoded images",
-            "transform": {"use": table.use, **table.values},
-            "transform_code": code_of_plugin(self.run.component(f"transform.{which}").config),
-            "steps": steps,
-            "input": attrs.asdict(self.run.model.spec),
-            "libraries": libraries(),
-        }
+        return {"boundary": "decoded images", "steps": steps, **facts_of_images(self.run, which)}
 
 
 @attrs.frozen

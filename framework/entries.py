@@ -13,10 +13,10 @@ from typing import Any
 import attrs
 
 from framework.errors import FwError
-from framework.files import load_tensors, remove_scratch
+from framework.files import SCRATCH, load_tensors, remove_scratch
 from framework.index import cache_folder
 
-FACTS, SEGMENT, SCRATCH = "entry.json", "*.safetensors", ".*.????????"
+FACTS, SEGMENT = "entry.json", "*.safetensors"
 KEY = re.compile(r"[0-9a-f]{32}")
 FILLED = "another process fills it"
 

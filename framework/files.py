@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _CHUNK = 1 << 20
+SCRATCH = ".*.????????"
+"""What a file is called while it is being written."""
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -48,7 +50,7 @@ def _replace(path: Path, scratch: Path, write: Callable[[Path], None]) -> None:
 
 def remove_scratch(folder: Path) -> None:
     """Removes what a killed process left half-written in a folder and those below it."""
-    for scratch in folder.rglob(".*.????????"):
+    for scratch in folder.rglob(SCRATCH):
         if scratch.is_file():
             scratch.unlink()
 

@@ -12,14 +12,27 @@ from typing import Any
 import attrs
 from torch import Tensor
 
+from framework.assemble import Assembly
 from framework.entries import prune, store_folder
 from framework.features import SEGMENT_BYTES, SEGMENT_SECONDS, DiskEntry, MemoryEntry, joined
+from framework.identity import code_of_plugin, libraries
 from framework.tables import EngineTable
 
 Entry = MemoryEntry | DiskEntry
 Rows = Iterator[tuple[list[int], tuple[Tensor, ...], Sequence[tuple[int, str]]]]
 """Batch by batch: positions, their rows, and (position, reason) of images that could not be read."""
 GB = 10**9
+
+
+def facts_of_images(run: Assembly, which: str) -> dict[str, Any]:
+    """What the images of one of a recipe's transforms depend on, beside their own content."""
+    table = run.recipe.parts[f"transform.{which}"]
+    return {
+        "transform": {"use": table.use, **table.values},
+        "transform_code": code_of_plugin(run.component(f"transform.{which}").config),
+        "input": attrs.asdict(run.model.spec),
+        "libraries": libraries(),
+    }
 
 
 class NotKept(Exception):

@@ -14,8 +14,8 @@ from framework.contracts import Split
 from framework.data import Images
 from framework.feed import read_batches
 from framework.files import tensors_digest
-from framework.filling import Entry, Filler, Rows, missing_from
-from framework.identity import code_of_modules, code_of_plugin, content_key, libraries, machine
+from framework.filling import Entry, Filler, Rows, facts_of_images, missing_from
+from framework.identity import code_of_modules, content_key, machine
 from framework.measure import autocast
 from framework.partition import Fixed, Partition, in_chunks, tensors_of
 
@@ -88,12 +88,14 @@ class Keeper:
 
     def entry(self, which: str) -> Entry:
         """The entry of images under one of the recipe's transforms."""
-        return self.filler.entry(self._key(which), self._facts(which))
+        return self.filler.entry(*self._key_and_facts(which))
 
-    def _key(self, which: str) -> str:
-        if which not in self.known:
-            self.known[which] = content_key(self._facts(which), self._digest_of_weights())
-        return str(self.known[which])
+    def _key_and_facts(self, which: str) -> tuple[str, dict[str, Any]]:
+        if which not in self.known:  # asked at every epoch; the facts hash source files
+            facts = self._facts(which)
+            self.known[which] = content_key(facts, self._digest_of_weights()), facts
+        found: tuple[str, dict[str, Any]] = self.known[which]
+        return found
 
     def _digest_of_weights(self) -> str:
         if "weights" not in self.known:
@@ -101,23 +103,19 @@ class Keeper:
         return str(self.known["weights"])
 
     def _facts(self, which: str) -> dict[str, Any]:
-        recipe, spec = self.run.recipe, self.run.model.spec
-        table = recipe.parts[f"transform.{which}"]
+        recipe = self.run.recipe
         return {
+            **facts_of_images(self.run, which),
             "backbone": recipe.parts["backbone"].use,
             "boundary": self.partition.boundary,
             "structure": self.partition.structure,
             "code": code_of_modules(self.run.network),
-            "transform": {"use": table.use, **table.values},
-            "transform_code": code_of_plugin(self.run.component(f"transform.{which}").config),
             "seed": recipe.seed if self._views(which) else None,
-            "input": attrs.asdict(spec),
             "precision": recipe.train.precision,
             "memory_format": self.run.memory_format,
             "chunk": self.chunk,
             "compile": recipe.engine.compile,
             "machine": machine(self.run.device),
-            "libraries": libraries(),
         }
 
     def fill(self, split: Split, which: str, view: int = 0) -> Entry:
@@ -135,7 +133,7 @@ class Keeper:
         names = self.names(split, which, view)
         self.tally.look(names, self.entry(which))
         rows = partial(self._boundary, split, which, view)
-        return self.filler.fill(self._key(which), names, self.partition.bytes_per_image, rows)
+        return self.filler.fill(self._key_and_facts(which)[0], names, self.partition.bytes_per_image, rows)
 
     def has_all(self, split: Split, which: str, view: int = 0) -> bool:
         """Whether the entry has every image of a split."""

@@ -16,7 +16,7 @@ import framework as fw
 from framework import partition
 from framework.capture import argument, arguments_written, capture, schema_of
 from framework.catalog import PluginSource
-from framework.cut import choose_cut
+from framework.cut import choose_cut, structure
 from framework.display import NullDisplay
 from framework.division import fixed_part, trainable_part
 from framework.errors import AuditFailed
@@ -252,3 +252,20 @@ def test_a_write_through_a_view_is_kept() -> None:
     cut = choose_cut(captured, mark(captured, moving), 2**20)
     boundary = fixed_part(captured, cut)(images)
     assert torch.equal(trainable_part(captured, cut)(*boundary), network(images))
+
+
+class Joined(nn.Module):
+    """Joins maps that were written to in place twice, as DLA does: the first write shows in no argument."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(nn.Conv2d(3, 2, 3) for _ in range(8))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.cat([part(images).add_(1.0).relu_() for part in self.parts], 1).mean((2, 3))
+
+
+def test_a_network_is_hashed_alike_each_time() -> None:
+    network, images = Joined(), torch.rand(2, 3, 8, 8)
+    one, other = (list(structure(capture(network, images)).values()) for _ in range(2))
+    assert one == other

@@ -30,6 +30,8 @@ FW = [sys.executable, "-c", "import sys; from framework.cli import main; sys.exi
 ROUNDS = int(os.environ.get("FW_BENCH_ROUNDS", "3"))
 SHORT = bool(os.environ.get("FW_BENCH_SHORT"))
 VERSIONS = ("fw-transfer", "torch", "torchvision", "timm", "lightning")
+KEPT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+"""The environment of every process; byte code is kept, as it is for users."""
 KIB = 1 if sys.platform == "darwin" else 1024
 """Bytes in the unit of ru_maxrss."""
 
@@ -89,9 +91,8 @@ def photographs() -> Path:
 
 @functools.cache
 def environment() -> dict[str, str]:
-    """The environment of every process: a cache of its own for the framework, byte code kept."""
-    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    return {**kept, "FW_CACHE_DIR": str(scratch() / "cache")}
+    """The environment of a contestant: a cache of its own for the framework."""
+    return {**KEPT, "FW_CACHE_DIR": str(scratch() / "cache")}
 
 
 @functools.cache

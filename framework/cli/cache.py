@@ -131,12 +131,13 @@ def _transform(facts: dict[str, Any]) -> str:
 
 
 def _what(facts: dict[str, Any]) -> str:
-    """What the rows are: `torchvision/resnet18 at 64 x 64, the input of the head`."""
-    if "backbone" not in facts:
+    """What the rows are: `torchvision/resnet18 at 64 x 64, the input of the head`, or `decoded images at 64 x 64`."""
+    if "backbone" not in facts and "boundary" not in facts:
         return "of what is not known"
     shape = facts["input"].get("size") if isinstance(facts.get("input"), dict) else None
     size = f" at {' x '.join(map(str, shape))}" if isinstance(shape, list) else ""
-    return f"{facts['backbone']}{size}, {facts.get('boundary', 'boundary unknown')}"
+    boundary = facts.get("boundary", "boundary unknown")
+    return f"{facts['backbone']}{size}, {boundary}" if "backbone" in facts else f"{boundary}{size}"
 
 
 def _state(entry: Stored, held: Content) -> str:

@@ -138,6 +138,12 @@ def test_json_has_what_the_table_has_and_every_fact(cli, filled: Path) -> None:
     assert listed["bytes"] == sum(row["bytes"] for row in listed["entries"])
 
 
+def test_decoded_images_are_called_what_they_are(cli, filled: Path) -> None:
+    facts = {"boundary": "decoded images", "transform": FACTS["transform"], "input": FACTS["input"]}
+    (filled / OLD / "entry.json").write_text(json.dumps(facts))
+    assert "  decoded images at 64 x 48\n" in cli("cache").out
+
+
 def test_states(cli, filled: Path, hold) -> None:
     cut(filled / OLD / "000001.safetensors")
     (filled / MIDDLE / "entry.json").unlink()
