@@ -140,19 +140,20 @@ SETTINGS = {
     "small boundary": "budget=20000",
     "threads": "threads=2",
 }
-TOLERANCE = 2e-3
+TOLERANCE = 1e-3
 """Largest relative difference of a loss after a few steps."""
-FEW_STEPS = "train.max_steps=3"  # training at a high rate amplifies any rounding: 5 % after an epoch of lite0_finetune
+GENTLE = ("train.max_steps=3", "optimizer.lr=1e-5")
+"""Training amplifies any rounding: at their own rates, three steps of resnet18_finetune grow it to 28 %."""
 
 
 @pytest.mark.sweep
 @pytest.mark.parametrize("name", SHORT)
 def test_the_engine_changes_cost_and_no_result(shortened, index: Index, tmp_path: Path, name: str) -> None:
     """Order, augmentation and dropout are drawn alike whatever `[engine]` says; sums are rounded otherwise."""
-    expected = losses(start_run(shortened(name, FEW_STEPS), index, tmp_path / "as it is", False, NullDisplay()))
+    expected = losses(start_run(shortened(name, *GENTLE), index, tmp_path / "as it is", False, NullDisplay()))
     worst = {}
     for setting, key in SETTINGS.items():
-        recipe = shortened(name, FEW_STEPS, f"engine.{key}")
+        recipe = shortened(name, *GENTLE, f"engine.{key}")
         found = losses(start_run(recipe, index, tmp_path / setting, False, NullDisplay()))
         assert found.keys() == expected.keys()
         worst[setting] = max(abs(found[of] - expected[of]) / expected[of] for of in expected)
