@@ -1,8 +1,9 @@
-"""Casting: which weights of a fixed part autocast would cast at each call, and bf16 copies of them, made once."""
+"""Casting: twins of modules; which weights autocast would cast at each call, and bf16 copies of them, made once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, fx, nn
@@ -31,6 +32,26 @@ def bf16_weights(module: nn.Module) -> dict[str, Tensor]:
     names = _of_graph(module) if isinstance(module, fx.GraphModule) else _of_layers(module)
     own = dict(module.named_parameters())
     return {name: own[name].detach().to(torch.bfloat16) for name in names if own[name].dtype == torch.float32}
+
+
+def twin(module: nn.Module, others: Mapping[str, Tensor] | None = None) -> nn.Module:
+    """A module of the same structure over the same tensors, with modes and caches of its own.
+
+    Args:
+        module: what to copy.
+        others: name of a parameter -> what stands in its place.
+    """
+    shared = {id(value): value for part in module.modules() for value in _tensors_in(part)}
+    for name, value in (others or {}).items():
+        shared[id(module.get_parameter(name))] = nn.Parameter(value, requires_grad=False)
+    return copy.deepcopy(module, shared)
+
+
+def _tensors_in(module: nn.Module) -> Iterator[Tensor]:
+    """A module's own parameters and buffers, and tensors that are plain attributes."""
+    yield from module.parameters(recurse=False)
+    yield from module.buffers(recurse=False)
+    yield from (value for value in vars(module).values() if isinstance(value, Tensor))
 
 
 def _of_graph(module: fx.GraphModule) -> Iterator[str]:

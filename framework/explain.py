@@ -17,7 +17,6 @@ from framework.index import Index
 from framework.keeping import Keeper
 from framework.layout import flops_per_stage
 from framework.measure import peak_device_mb, peak_rss_mb, synchronize
-from framework.partition import in_chunks
 from framework.recipe import Recipe
 from framework.running import Run
 from framework.runs import prepare_run
@@ -102,11 +101,10 @@ def _time_its_way(run: Run) -> tuple[Fed, dict[str, float]]:
     keeper = _keeper(run)
     if keeper is None:
         return batch, {"read": read, "fixed": 0.0, "step": _second(run, lambda: _train_on(run, batch))}
-    images, chunk, fixed_part = batch.inputs, keeper.chunk, keeper.streamed
+    images = batch.inputs
     assert isinstance(images, Tensor)
-    with run.autocast():
-        rows = in_chunks(fixed_part, images, chunk)
-        fixed, _ = _timed(run, lambda: in_chunks(fixed_part, images, chunk))
+    rows = keeper.boundary(images)
+    fixed, _ = _timed(run, lambda: keeper.boundary(images))
     kept = Fed(rows, batch.targets, batch.positions, batch.skipped)
     return batch, {"read": read, "fixed": fixed, "step": _second(run, lambda: _train_on(run, kept))}
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import attrs
+import torch
 from torch import Tensor
 
 from framework.assemble import Assembly
 from framework.contracts import Split
 from framework.data import Images
-from framework.feed import read_batches
+from framework.feed import Fed, read_batches
 from framework.files import tensors_digest
 from framework.filling import Entry, Filler, Rows, facts_of_images, missing_from
 from framework.identity import code_of_modules, content_key, machine
-from framework.measure import autocast
-from framework.partition import Fixed, Partition, in_chunks, tensors_of
+from framework.lanes import side_by_side
+from framework.partition import Fixed, Partition, filled_up, in_chunks, tensors_of
+
+Chunk = tuple[Tensor, Tensor]
+"""Positions and images."""
 
 
 @attrs.define(eq=False)
@@ -61,16 +65,20 @@ class Keeper:
     known: dict[Any, Any] = attrs.field(factory=dict)
 
     @property
-    def streamed(self) -> Fixed:
-        """The fixed part for images whose boundary is not kept; its copies of weights live as long as the plan."""
-        if "streamed" not in self.known:
-            self.known["streamed"] = prepared(self.run, self.partition)
-        fixed: Fixed = self.known["streamed"]
+    def fixed(self) -> Fixed:
+        """The fixed part, ready for many calls; its copies of weights live as long as the plan, or as these stay."""
+        if "fixed" not in self.known:
+            self.known["fixed"] = prepared(self.run, self.partition)
+        fixed: Fixed = self.known["fixed"]
         return fixed
+
+    def boundary(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The boundary of images (N, C, H, W) of one batch, not kept."""
+        return in_chunks(self.fixed, images, self.chunk, self.fixed.lanes)
 
     def weights_changed(self) -> None:
         """Keys are worked out anew."""
-        for which in ("train", "eval", "streamed", "weights"):
+        for which in ("train", "eval", "fixed", "weights"):
             self.known.pop(which, None)
 
     def names(self, split: Split, which: str, view: int = 0) -> list[str]:
@@ -140,19 +148,36 @@ class Keeper:
         return not missing_from(self.entry(which), self.names(split, which, view))
 
     def _boundary(self, split: Split, which: str, view: int, positions: list[int]) -> Rows:
+        """The rows of images, chunk by chunk."""
         recipe, device = self.run.recipe, self.run.device
         images = Images(split, self.run.pipeline(which), recipe.seed, recipe.parts["data"].core.on_error)
-        fixed = prepared(self.run, self.partition)
-        for batch in read_batches(images, positions, recipe, device, self.run.memory_format, view):
-            tensors: tuple[Tensor, ...] = ()
-            if len(batch.positions):
-                assert isinstance(batch.inputs, Tensor)
-                with autocast(recipe.train.precision, device):
-                    tensors = tuple(t.cpu() for t in in_chunks(fixed, batch.inputs, self.chunk))
-            yield batch.positions.tolist(), tensors, batch.skipped
-            self.tally.computed += len(batch.positions)
+        batches = read_batches(images, positions, recipe, device, self.run.memory_format, view)
+        skipped: list[tuple[int, str]] = []
+        for chunk, rows in side_by_side(self._rows, _chunks(batches, self.chunk, skipped), self.fixed.lanes):
+            yield chunk.tolist(), tuple(tensor.cpu() for tensor in rows), tuple(skipped)
+            self.tally.computed += len(chunk)
+            skipped.clear()
+        yield [], (), tuple(skipped)
+
+    def _rows(self, chunk: Chunk) -> tuple[Tensor, tuple[Tensor, ...]]:
+        positions, images = chunk
+        return positions, filled_up(self.fixed, self.chunk, images)
+
+
+def _chunks(batches: Iterable[Fed], size: int, skipped: list[tuple[int, str]]) -> Iterator[Chunk]:
+    """Positions and images of batches, so many at a time; what could not be read is added to a list."""
+    for batch in batches:
+        skipped += batch.skipped
+        assert isinstance(batch.inputs, Tensor)
+        if len(batch.positions):
+            yield from zip(torch.split(batch.positions, size), torch.split(batch.inputs, size), strict=True)
 
 
 def prepared(run: Assembly, partition: Partition) -> Fixed:
     """The fixed part as a run's recipe has it computed for many images."""
-    return partition.fixed.prepared(run.recipe.train.precision, run.recipe.engine.compile == "fixed")
+    return partition.fixed.prepared(run.recipe.train.precision, run.recipe.engine.compile == "fixed", lanes_of(run))
+
+
+def lanes_of(run: Assembly) -> int:
+    """How many chunks a run computes side by side."""
+    return torch.get_num_threads() if run.device.type == "cpu" else 1

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
 import torch
 from torch import Tensor, fx, nn
-from torch.func import functional_call
 
 from framework.capture import Capture, NotCaptured, capture
-from framework.casting import bf16_weights
+from framework.casting import bf16_weights, twin
 from framework.contracts import Layout, Plan, Stage
 from framework.costs import Costs
 from framework.cut import Cut, NoCut, choose_cut, cut_alike, structure, tensors_read
@@ -28,7 +27,9 @@ from framework.freezing import (
     first_moving_stage,
     module_modes,
 )
+from framework.lanes import side_by_side
 from framework.marking import mark
+from framework.measure import autocast
 from framework.network import Network
 
 Tensors = tuple[Tensor, ...]
@@ -44,36 +45,35 @@ class Fixed:
     """The fixed part: images (N, C, H, W) -> the boundary, tensors with N rows; calls draw and change nothing.
 
     Attributes:
-        module: what computes it, over the network's own tensors.
-        evaluating: the context in which its modules are in evaluation mode.
-        compute: how it is computed, where that is not by calling `module`.
+        module: what computes it, in evaluation mode, over the network's own tensors.
+        precision: as `train.precision`.
+        lanes: how many chunks may be computed side by side.
     """
 
-    module: nn.Module
-    evaluating: Callable[[], AbstractContextManager[None]] = nullcontext
-    compute: Callable[[Tensor], Any] | None = None
+    module: Callable[[Tensor], Any]
+    precision: str = "fp32"
+    lanes: int = 1
 
     def __call__(self, images: Tensor) -> Tensors:
         """The boundary of images."""
-        with self.evaluating():
-            given = (self.module if self.compute is None else self.compute)(images)
+        with torch.no_grad(), autocast(self.precision, images.device):
+            given = self.module(images)
         return given if isinstance(given, tuple) else (given,)
 
-    def prepared(self, precision: str, compiled: bool) -> Fixed:
-        """The same, made ready for many calls, with copies of weights that live as long as what is returned.
+    def prepared(self, precision: str, compiled: bool, lanes: int) -> Fixed:
+        """The same, made ready for many calls; copies of weights live as long as what is returned.
 
         Args:
-            precision: of `train.precision`; for bf16, weights are cast once, and not by autocast at each call.
+            precision: for bf16, weights are cast once, and not by autocast at each call.
             compiled: by torch.compile with its constants folded, batch norm into convolutions among them; slow to
-                begin with, and equal but for rounding.
+                begin with, and equal but for rounding. Its code divides the work among threads itself.
+            lanes: how many chunks may be computed side by side.
         """
+        assert isinstance(self.module, nn.Module)
+        module = self.module.train().eval()  # through train mode, which clears what modules cached of earlier weights
         if compiled:
-            compute = torch.compile(self.module, dynamic=False, options={"freezing": True})
-            return attrs.evolve(self, compute=compute)
-        if precision == "fp32":
-            return self
-        weights = bf16_weights(self.module)
-        return attrs.evolve(self, compute=lambda images: functional_call(self.module, weights, (images,)))
+            return Fixed(torch.compile(module, dynamic=False, options={"freezing": True}), precision)
+        return Fixed(module if precision == "fp32" else twin(module, bf16_weights(module)), precision, lanes)
 
 
 @attrs.frozen(eq=False)
@@ -158,14 +158,6 @@ def _at_head(frozen: FrozenNetwork, flops: int) -> Partition:
     inside = {name: mode for name, mode in module_modes(frozen.layout, frozen.plan).items() if name.startswith("head.")}
     keeper = ModeKeeper(head, {name.removeprefix("head."): mode for name, mode in inside.items()})
 
-    @contextmanager
-    def evaluating() -> Iterator[None]:
-        training = network.training  # of whoever calls, or of a plugin that called train()
-        frozen.eval()
-        yield
-        if training:
-            frozen.train()
-
     def trained(features: Tensor) -> Tensor:
         head.train()
         keeper.restore()
@@ -183,7 +175,7 @@ def _at_head(frozen: FrozenNetwork, flops: int) -> Partition:
     width = weights[0].shape[1] if weights else 0
     share = flops / (flops + of_head) if flops else 0.0
     shape = hashlib.sha256(repr(backbone).encode()).hexdigest()[:32]
-    fixed = Fixed(backbone, evaluating)
+    fixed = Fixed(twin(backbone).eval())
     stages = {stage.name: float(stage.role != "head") for stage in frozen.layout.stages}
     return Partition(fixed, trained, scored, HEAD_INPUT, 4 * width, share, stages, tuple(reads), shape)
 
@@ -274,26 +266,30 @@ def tensors_of(network: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
     return {name: own[name] for name in names if name in own}
 
 
-def in_chunks(fixed: Callable[[Tensor], Tensors], images: Tensor, chunk: int) -> Tensors:
+def in_chunks(fixed: Callable[[Tensor], Tensors], images: Tensor, chunk: int, lanes: int = 1) -> Tensors:
     """The boundary of images, computed in chunks of one size, so that no row depends on how many came with it.
-
-    Bits of a convolution or a matrix product depend on the number of rows; a last, shorter chunk is therefore filled
-    up with copies of its last image.
 
     Args:
         fixed: the fixed part.
         images: (N, C, H, W), at least one.
         chunk: images at a time.
+        lanes: chunks at a time.
     """
-    pieces: list[Tensors] = []
-    with torch.no_grad():
-        for part in torch.split(images, chunk):
-            missing = chunk - len(part)
-            full = torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]) if missing else part
-            pieces.append(tuple(tensor[: len(part)] for tensor in fixed(full)))
+    pieces = list(side_by_side(partial(filled_up, fixed, chunk), torch.split(images, chunk), lanes))
     if len(pieces) == 1:
         return pieces[0]
     return tuple(joined(tensors) for tensors in zip(*pieces, strict=True))
+
+
+def filled_up(fixed: Callable[[Tensor], Tensors], chunk: int, images: Tensor) -> Tensors:
+    """The boundary of at most a chunk of images, computed as that of a whole chunk.
+
+    Bits of a convolution or a matrix product depend on the number of rows; a shorter chunk is therefore filled up
+    with copies of its last image.
+    """
+    missing = chunk - len(images)
+    full = torch.cat([images, images[-1:].expand(missing, *images.shape[1:])]) if missing else images
+    return tuple(tensor[: len(images)] for tensor in fixed(full))
 
 
 def same_plan(one: Plan, other: Plan) -> bool:

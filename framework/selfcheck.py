@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from framework.assemble import Assembly, in_format
 from framework.draws import seed_draws
 from framework.freezing import all_tensors, put_back
-from framework.keeping import prepared
 from framework.measure import autocast
-from framework.partition import Partition, in_chunks
+from framework.partition import Fixed, Partition, in_chunks
 
 IMAGES, IMAGES_OF_STATISTICS = 2, 4
 """Images of the check: few enough to cost little beside a run; more where a norm takes statistics of its batch."""
@@ -49,28 +48,30 @@ class Outcome:
     random: Tensor
 
 
-def check_partition(run: Assembly, partition: Partition, chunk: int) -> None:
+def check_partition(run: Assembly, partition: Partition, fixed: Fixed, chunk: int) -> None:
     """Compares outputs, gradients, buffers and random state of both ways.
 
     Args:
         run: the network, under the plan of the partition.
         partition: what is checked.
-        chunk: images at a time through the fixed part.
+        fixed: its fixed part, ready for many calls.
+        chunk: images at a time through it.
 
     Raises:
         CheckFailed: with the first thing that differs.
     """
-    network, images, fixed = run.network, _images(run), prepared(run, partition)
+    network, images = run.network, _images(run)
 
     def plain() -> Tensor:
         logits: Tensor = network(images)
         return logits
 
-    chunk = min(chunk, len(images))
+    if run.recipe.engine.compile == "off":  # what is compiled is so for one size
+        chunk = min(chunk, len(images))
 
     def divided() -> Tensor:
         part = partition.trained if network.training else partition.scored
-        return part(*in_chunks(fixed, images, chunk))
+        return part(*in_chunks(fixed, images, chunk, fixed.lanes))
 
     with without_trace(network, run.device):
         _shift(network, run)

@@ -37,6 +37,13 @@ def pytest_configure() -> None:
         installed_index()
 
 
+def pytest_collection_finish() -> None:
+    """Before any test: some fork this process later on."""
+    import torch
+
+    torch.ones(1, requires_grad=True).sum().backward()  # a child cannot, where torch.export came first
+
+
 def pytest_unconfigure() -> None:
     import shutil
 

@@ -380,6 +380,18 @@ def test_rows_depend_neither_on_workers_nor_on_the_order(go: Go, in_store, photo
         assert all(torch.equal(a, b) for image in other for a, b in zip(rows[0][image], other[image], strict=True))
 
 
+def test_rows_do_not_depend_on_threads(go: Go, in_store) -> None:
+    """Chunks side by side, each on one thread, give the bits of one after the other."""
+    alone = go("engine.threads=1")
+    expected = rows_in(store_folder())
+    in_store("side by side")
+    beside = go("engine.threads=3")
+    found = rows_in(store_folder())
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(a, b) for image in found for a, b in zip(expected[image], found[image], strict=True))
+    assert beside.computed == alone.computed == IMAGES
+
+
 def test_the_fixed_part_always_computes_as_many_rows_at_a_time() -> None:
     """Bits of a matrix product depend on their number; the last rows are filled up with copies, which are cut off."""
     sizes = []

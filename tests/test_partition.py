@@ -44,8 +44,8 @@ def go(index, tmp_path: Path):
 def test_a_partition_that_computes_something_else_is_caught(go, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = selfcheck.in_chunks
 
-    def wrong(fixed, images, chunk):
-        return tuple(1.01 * tensor for tensor in honest(fixed, images, chunk))
+    def wrong(*given):
+        return tuple(1.01 * tensor for tensor in honest(*given))
 
     monkeypatch.setattr(selfcheck, "in_chunks", wrong)
     asked = ["backbone.use=torchvision/resnet18", "freezing.use=last_stages"]

@@ -44,7 +44,7 @@ def interrupted(folder: Path, count: int, seed: int, *overrides: str) -> dict:
     return report
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.sweep)])
 def test_killed_and_resumed_is_bit_equal(tmp_path: Path, workers: int) -> None:
     report = interrupted(tmp_path, 2, workers, *POLICIES["last_stages"], f"train.workers={workers}", "train.mixup=0.2")
     assert report["killed"] >= 2

@@ -15,6 +15,7 @@ import torch
 
 from framework.assemble import Assembly, assemble
 from framework.index import Index
+from framework.keeping import prepared
 from framework.partition import Wish, divide
 from framework.recipe import load_recipe
 from framework.selfcheck import IMAGES, check_partition
@@ -169,7 +170,7 @@ def problem_of(run: Assembly, policy: str) -> str:
     spec = run.model.spec
     try:
         partition = divide(run.frozen, torch.zeros(2, spec.channels, *spec.size), Wish(), run.model.flops)
-        check_partition(run, partition, IMAGES)
+        check_partition(run, partition, prepared(run, partition), IMAGES)
     except Exception as error:
         return f"{type(error).__name__}: {error}".partition("\n")[0]
     return ""

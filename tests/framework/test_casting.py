@@ -31,11 +31,11 @@ def test_weights_cast_once_give_the_bits_of_autocast(index, network: str, policy
     images = torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(0))
     partition = divide(run.frozen, images[:2], Wish(), run.model.flops)
     assert bf16_weights(partition.fixed.module)
-    cast = partition.fixed.prepared("bf16", compiled=False)
+    cast = partition.fixed.prepared("bf16", compiled=False, lanes=1)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         expected, found = partition.fixed(images), cast(images)
     assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
-    assert partition.fixed.prepared("fp32", compiled=False) is partition.fixed
+    assert not any(p.dtype == torch.bfloat16 for p in partition.fixed.module.parameters())
 
 
 def test_a_weight_that_meets_anything_else_is_not_cast() -> None:
