@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from operator import attrgetter
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from framework.files import tensor_digest
 from framework.freezing import all_tensors
-from framework.tracing import loose_tensors
+from framework.tracing import twin
 
 DROPOUTS = frozenset({"aten::dropout", "aten::feature_dropout", "aten::alpha_dropout", "aten::feature_alpha_dropout"})
 
@@ -78,9 +77,11 @@ def capture(network: nn.Module, images: Tensor) -> Capture:
         NotCaptured: the export fails, or it holds for one number of images only.
     """
     shapes = ({0: torch.export.Dim.DYNAMIC},)
+    copied = twin(network)
+    copied._forward_pre_hooks.clear()  # the modes are kept by one on the original; here they are as they are
     try:
         with torch.random.fork_rng(devices=[]):
-            program = torch.export.export(twin(network), (images,), dynamic_shapes=shapes, strict=False)
+            program = torch.export.export(copied, (images,), dynamic_shapes=shapes, strict=False)
     except Exception as error:  # a network may do anything that export refuses
         raise NotCaptured(f"torch.export refuses it: {_first_line(error)}") from error
     module = program.module()
@@ -94,14 +95,6 @@ def capture(network: nn.Module, images: Tensor) -> Capture:
     names = {id(tensor): name for name, tensor in all_tensors(network).items()}
     memory = roots(graph)
     return Capture(module, image, size.node.expr, names, memory, _unseen_writes(graph, memory))
-
-
-def twin(network: nn.Module) -> nn.Module:
-    """A copy of a network's modules over the same parameters, buffers and loose tensors."""
-    shared = (*network.parameters(), *network.buffers(), *loose_tensors(network))
-    copied = copy.deepcopy(network, {id(tensor): tensor for tensor in shared})
-    copied._forward_pre_hooks.clear()  # the modes are kept by one on the original; here they are as they are
-    return copied
 
 
 def _first_line(error: Exception) -> str:

@@ -1,14 +1,14 @@
-"""Casting: twins of modules; which weights autocast would cast at each call, and bf16 copies of them, made once."""
+"""Casting: which weights of a fixed part autocast would cast at each call, and bf16 copies of them, made once."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, fx, nn
 
 from framework.capture import schema_of
+from framework.tracing import twin
 
 PRODUCTS = frozenset(
     f"aten::{name}"
@@ -34,24 +34,9 @@ def bf16_weights(module: nn.Module) -> dict[str, Tensor]:
     return {name: own[name].detach().to(torch.bfloat16) for name in names if own[name].dtype == torch.float32}
 
 
-def twin(module: nn.Module, others: Mapping[str, Tensor] | None = None) -> nn.Module:
-    """A module of the same structure over the same tensors, with modes and caches of its own.
-
-    Args:
-        module: what to copy.
-        others: name of a parameter -> what stands in its place.
-    """
-    shared = {id(value): value for part in module.modules() for value in _tensors_in(part)}
-    for name, value in (others or {}).items():
-        shared[id(module.get_parameter(name))] = nn.Parameter(value, requires_grad=False)
-    return copy.deepcopy(module, shared)
-
-
-def _tensors_in(module: nn.Module) -> Iterator[Tensor]:
-    """A module's own parameters and buffers, and tensors that are plain attributes."""
-    yield from module.parameters(recurse=False)
-    yield from module.buffers(recurse=False)
-    yield from (value for value in vars(module).values() if isinstance(value, Tensor))
+def cast_once(module: nn.Module) -> nn.Module:
+    """A twin of a module with the weights of `bf16_weights` in place of its own."""
+    return twin(module, bf16_weights(module))
 
 
 def _of_graph(module: fx.GraphModule) -> Iterator[str]:

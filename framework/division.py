@@ -10,6 +10,7 @@ from torch import fx
 
 from framework.capture import Capture, arguments_written
 from framework.cut import Cut
+from framework.lean import make_lean
 
 
 def fixed_part(captured: Capture, cut: Cut) -> fx.GraphModule:
@@ -27,24 +28,45 @@ def fixed_part(captured: Capture, cut: Cut) -> fx.GraphModule:
 def trainable_part(captured: Capture, cut: Cut) -> fx.GraphModule:
     """The tensors of the boundary -> logits (N, classes), over the network's own tensors.
 
+    Writes to the network's own tensors (counters of batches) are kept.
+    """
+    graph, copies = _after(captured, cut, (captured.output, *_writes(captured)))
+    graph.output(_only(captured.output.args[0], copies))
+    _drop_unused_sizes(graph)
+    make_lean(graph)
+    return fx.GraphModule(captured.module, graph, "TrainablePart")
+
+
+def part_between(captured: Capture, cut: Cut, later: Cut) -> fx.GraphModule:
+    """The tensors of one boundary -> those of a later one.
+
+    Raises:
+        ValueError: the later one needs more than the earlier one holds.
+    """
+    graph, copies = _after(captured, cut, later.boundary)
+    if captured.image in copies:
+        raise ValueError("the later boundary needs the image")
+    graph.output(tuple(copies[node] for node in later.boundary))
+    _drop_unused_sizes(graph)
+    return fx.GraphModule(captured.module, graph, "PartBetween")
+
+
+def _after(captured: Capture, cut: Cut, ends: Sequence[fx.Node]) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
+    """A graph of what leads from a boundary to some nodes, and what stands in it for each of them.
+
     Sizes that depend on the number of images are read from the boundary; tensors that the rest writes to are copied
-    first; writes to the network's own tensors (counters of batches) are kept.
+    first.
     """
     graph = fx.Graph()
     copies = _boundary_of(graph, captured, cut)
     batch = graph.call_function(torch.ops.aten.sym_size.int, (next(iter(copies.values())), 0))
-    needed = _backward(captured, (captured.output, *_writes(captured)), stop=cut.boundary, inside=cut.inside)
+    needed = _backward(captured, ends, stop=cut.boundary, inside=cut.inside)
     for node in captured.nodes:
-        if node not in needed or node in copies:
+        if node not in needed or node in copies or node.op == "output":
             continue
-        if _reads_size_of(node, cut):
-            copies[node] = _size(graph, captured, node, batch)
-        elif node.op == "output":
-            graph.output(_only(node.args[0], copies))
-        else:
-            copies[node] = graph.node_copy(node, copies.__getitem__)
-    _drop_unused_sizes(graph)
-    return fx.GraphModule(captured.module, graph, "TrainablePart")
+        reads_size = _reads_size_of(node, cut)
+        copies[node] = _size(graph, captured, node, batch) if reads_size else graph.node_copy(node, copies.__getitem__)
+    return graph, copies
 
 
 def _boundary_of(graph: fx.Graph, captured: Capture, cut: Cut) -> dict[fx.Node, fx.Node]:

@@ -16,6 +16,7 @@ from framework.contracts import Pipeline, Split
 from framework.data import Images, balanced_order, loader
 from framework.decoded import Decoded
 from framework.filling import NotKept
+from framework.lean import Lean
 from framework.mixing import Inputs
 from framework.recipe import Recipe
 from framework.streams import stream_seed
@@ -116,7 +117,8 @@ class WholeNetwork:
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Logits (N, classes) of images (N, C, H, W)."""
-        logits: Tensor = self.run.network(inputs)
+        with Lean():
+            logits: Tensor = self.run.network(inputs)
         return logits
 
     def divide(self) -> None:

@@ -12,16 +12,17 @@ from torch import Tensor
 
 from framework.assemble import Assembly
 from framework.contracts import Split
-from framework.data import Images
+from framework.data import Images, in_batches
 from framework.feed import Fed, read_batches
 from framework.files import tensors_digest
 from framework.filling import Entry, Filler, Rows, facts_of_images, missing_from
+from framework.freezing import allowed_to_move
 from framework.identity import code_of_modules, content_key, machine
 from framework.lanes import side_by_side
-from framework.partition import Fixed, Partition, filled_up, in_chunks, tensors_of
+from framework.partition import Fixed, Partition, filled_up, in_chunks, part_from, tensors_of
 
-Chunk = tuple[Tensor, Tensor]
-"""Positions and images."""
+Chunk = tuple[Tensor, ...]
+"""Positions, and what the fixed part takes of them."""
 
 
 @attrs.define(eq=False)
@@ -30,10 +31,12 @@ class Tally:
 
     Attributes:
         computed: images sent through the fixed part to fill an entry.
+        carried: images whose rows were computed from the boundary of an earlier plan.
         found: names of images that an entry had when they were first looked for.
     """
 
     computed: int = 0
+    carried: int = 0
     found: set[str] = attrs.field(factory=set)
     asked: set[str] = attrs.field(factory=set)
 
@@ -53,6 +56,7 @@ class Keeper:
         partition: whose boundary is kept.
         chunk: images at a time through the fixed part.
         filler: opens and fills entries.
+        carry: how the boundary is computed from that of an earlier plan.
         tally: counts.
         known: keys and names that need not be worked out again.
     """
@@ -61,6 +65,7 @@ class Keeper:
     partition: Partition
     chunk: int
     filler: Filler
+    carry: Carry | None = None
     tally: Tally = attrs.field(factory=Tally)
     known: dict[Any, Any] = attrs.field(factory=dict)
 
@@ -80,6 +85,8 @@ class Keeper:
         """Keys are worked out anew."""
         for which in ("train", "eval", "fixed", "weights"):
             self.known.pop(which, None)
+        if self.carry is not None:
+            self.carry.earlier.weights_changed()
 
     def names(self, split: Split, which: str, view: int = 0) -> list[str]:
         """What an entry calls the images of a split: by their content, and by their draw where they are drawn."""
@@ -148,29 +155,101 @@ class Keeper:
         return not missing_from(self.entry(which), self.names(split, which, view))
 
     def _boundary(self, split: Split, which: str, view: int, positions: list[int]) -> Rows:
-        """The rows of images, chunk by chunk."""
-        recipe, device = self.run.recipe, self.run.device
-        images = Images(split, self.run.pipeline(which), recipe.seed, recipe.parts["data"].core.on_error)
-        batches = read_batches(images, positions, recipe, device, self.run.memory_format, view)
+        """The rows of images, chunk by chunk: from an earlier plan's where it has them all, else from the images."""
+        carry = self.carry if self.carry and self.carry.has(split, which, view, positions) else None
+        fixed = carry.fixed if carry else self.fixed
+        batches = (carry.batches if carry else self._images)(split, which, view, positions)
         skipped: list[tuple[int, str]] = []
-        for chunk, rows in side_by_side(self._rows, _chunks(batches, self.chunk, skipped), self.fixed.lanes):
+        work = partial(_rows, fixed, self.chunk)
+        for chunk, rows in side_by_side(work, _chunks(batches, self.chunk, skipped), fixed.lanes):
             yield chunk.tolist(), tuple(tensor.cpu() for tensor in rows), tuple(skipped)
-            self.tally.computed += len(chunk)
             skipped.clear()
+            self.tally.computed += len(chunk) if carry is None else 0
+            self.tally.carried += len(chunk) if carry is not None else 0
         yield [], (), tuple(skipped)
 
-    def _rows(self, chunk: Chunk) -> tuple[Tensor, tuple[Tensor, ...]]:
-        positions, images = chunk
-        return positions, filled_up(self.fixed, self.chunk, images)
+    def _images(self, split: Split, which: str, view: int, positions: list[int]) -> Iterator[Fed]:
+        recipe = self.run.recipe
+        images = Images(split, self.run.pipeline(which), recipe.seed, recipe.parts["data"].core.on_error)
+        return read_batches(images, positions, recipe, self.run.device, self.run.memory_format, view)
+
+
+@attrs.frozen(eq=False)
+class Carry:
+    """How a boundary is computed from that of an earlier plan.
+
+    Attributes:
+        earlier: keeps it.
+        fixed: the boundary of `earlier` -> the later one.
+    """
+
+    earlier: Keeper
+    fixed: Fixed
+
+    def has(self, split: Split, which: str, view: int, positions: list[int]) -> bool:
+        """Whether the earlier boundary of images is there."""
+        entry, names = self.earlier.entry(which), self.earlier.names(split, which, view)
+        return all(names[position] in entry for position in positions)
+
+    def batches(self, split: Split, which: str, view: int, positions: list[int]) -> Iterator[Fed]:
+        """The earlier boundary of images."""
+        run, entry = self.earlier.run, self.earlier.entry(which)
+        order = in_batches(positions, run.recipe.train.batch_size)
+        return stored_batches(run, split, entry, self.earlier.names(split, which, view), order)
+
+
+def carry_from(earlier: Keeper | None, run: Assembly, partition: Partition) -> Carry | None:
+    """How the boundary of a partition is computed from what is kept already; None where it cannot be.
+
+    Compiled code is fused as a whole, and its parts would give other bits.
+    """
+    if earlier is None or run.recipe.engine.compile != "off":
+        return None
+    between = part_from(earlier.partition, partition, allowed_to_move(run.model.layout, run.frozen.plan))
+    if between is None:
+        return None
+    ready = between.prepared(run.recipe.train.precision, compiled=False, lanes=lanes_of(run))
+    return Carry(attrs.evolve(earlier, carry=None), ready)
+
+
+def _rows(fixed: Fixed, size: int, chunk: Chunk) -> tuple[Tensor, tuple[Tensor, ...]]:
+    positions, *inputs = chunk
+    return positions, filled_up(fixed, size, *inputs)
 
 
 def _chunks(batches: Iterable[Fed], size: int, skipped: list[tuple[int, str]]) -> Iterator[Chunk]:
-    """Positions and images of batches, so many at a time; what could not be read is added to a list."""
+    """Positions and inputs of batches, so many rows at a time; what could not be read is added to a list."""
     for batch in batches:
         skipped += batch.skipped
-        assert isinstance(batch.inputs, Tensor)
+        inputs = (batch.inputs,) if isinstance(batch.inputs, Tensor) else batch.inputs
         if len(batch.positions):
-            yield from zip(torch.split(batch.positions, size), torch.split(batch.inputs, size), strict=True)
+            yield from zip(*(torch.split(rows, size) for rows in (batch.positions, *inputs)), strict=True)
+
+
+def stored_batches(
+    run: Assembly, split: Split, entry: Entry, names: Sequence[str], batches: Iterable[Sequence[int]]
+) -> Iterator[Fed]:
+    """Batches of rows of an entry, on the run's device.
+
+    Args:
+        run: the assembly.
+        split: whose images.
+        entry: has them all.
+        names: what it calls them, by position.
+        batches: positions of each batch.
+    """
+    device, pinned = run.device, run.device.type == "cuda"
+
+    def on_device(rows: Tensor) -> Tensor:
+        return (rows.pin_memory() if pinned else rows).to(device, non_blocking=pinned)
+
+    for batch in batches:
+        read = [position for position in batch if names[position] not in entry.unreadable]
+        rows = entry.rows([names[position] for position in read]) if read else ()
+        positions = torch.tensor(read, dtype=torch.int64)
+        targets = split.targets[positions].to(device, non_blocking=pinned)
+        skipped = tuple((p, entry.unreadable[names[p]]) for p in batch if names[p] in entry.unreadable)
+        yield Fed(tuple(map(on_device, rows)), targets, positions, skipped)
 
 
 def prepared(run: Assembly, partition: Partition) -> Fixed:

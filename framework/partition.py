@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
 from typing import Any
 
@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from framework.capture import Capture, NotCaptured, capture
-from framework.casting import bf16_weights, twin
+from framework.casting import cast_once
 from framework.contracts import Layout, Plan, Stage
 from framework.costs import Costs
 from framework.cut import Cut, NoCut, choose_cut, cut_alike, structure, tensors_read
-from framework.division import fixed_part, trainable_part
+from framework.division import fixed_part, part_between, trainable_part
 from framework.errors import FwError, name_hints
 from framework.features import joined
 from framework.freezing import (
@@ -31,6 +31,7 @@ from framework.lanes import side_by_side
 from framework.marking import mark
 from framework.measure import autocast
 from framework.network import Network
+from framework.tracing import twin
 
 Tensors = tuple[Tensor, ...]
 HEAD_INPUT = "the input of the head"
@@ -50,14 +51,14 @@ class Fixed:
         lanes: how many chunks may be computed side by side.
     """
 
-    module: Callable[[Tensor], Any]
+    module: Callable[..., Any]
     precision: str = "fp32"
     lanes: int = 1
 
-    def __call__(self, images: Tensor) -> Tensors:
+    def __call__(self, *inputs: Tensor) -> Tensors:
         """The boundary of images."""
-        with torch.no_grad(), autocast(self.precision, images.device):
-            given = self.module(images)
+        with torch.no_grad(), autocast(self.precision, inputs[0].device):
+            given = self.module(*inputs)
         return given if isinstance(given, tuple) else (given,)
 
     def prepared(self, precision: str, compiled: bool, lanes: int) -> Fixed:
@@ -73,7 +74,15 @@ class Fixed:
         module = self.module.train().eval()  # through train mode, which clears what modules cached of earlier weights
         if compiled:
             return Fixed(torch.compile(module, dynamic=False, options={"freezing": True}), precision)
-        return Fixed(module if precision == "fp32" else twin(module, bf16_weights(module)), precision, lanes)
+        return Fixed(module if precision == "fp32" else cast_once(module), precision, lanes)
+
+
+@attrs.frozen(eq=False)
+class Origin:
+    """The graph, in train mode, in which a partition's boundary lies, and the cut."""
+
+    captured: Capture
+    cut: Cut
 
 
 @attrs.frozen(eq=False)
@@ -90,6 +99,7 @@ class Partition:
         stages: stage -> share of it that lies in the fixed part.
         reads: names of the network's tensors that the fixed part reads.
         structure: a hash of the operations of the fixed part.
+        origin: where it comes from; None where no graph was needed.
     """
 
     fixed: Fixed
@@ -101,6 +111,7 @@ class Partition:
     stages: Mapping[str, float]
     reads: tuple[str, ...]
     structure: str
+    origin: Origin | None = None
 
 
 @attrs.frozen
@@ -116,7 +127,7 @@ class Wish:
     stage: str = ""
 
 
-def divide(frozen: FrozenNetwork, images: Tensor, wish: Wish, flops: int) -> Partition:
+def divide(frozen: FrozenNetwork, images: Tensor, wish: Wish, flops: int, before: Partition | None = None) -> Partition:
     """The partition of a network under its plan; the network is left in evaluation mode.
 
     Args:
@@ -124,13 +135,15 @@ def divide(frozen: FrozenNetwork, images: Tensor, wish: Wish, flops: int) -> Par
         images: two images, of which only the shape counts.
         wish: where the boundary may lie.
         flops: of one image through the backbone, for the share of the fixed part.
+        before: the partition under an earlier plan; where it has a graph, so has this one, to be computed from it.
 
     Raises:
         NoPartition: it cannot be divided, or it is not worth it.
         FwError: `wish.stage` names no stage.
     """
     allowed = _stages_before(frozen.layout, wish.stage)
-    if moves_head_alone(frozen) and len(allowed) == len(frozen.layout.stages):
+    has_graph = before is not None and before.origin is not None
+    if moves_head_alone(frozen) and len(allowed) == len(frozen.layout.stages) and not has_graph:
         return _at_head(frozen, flops)
     return _at_cut(frozen, images, wish.budget, allowed)
 
@@ -209,7 +222,27 @@ def _at_cut(frozen: FrozenNetwork, images: Tensor, budget: int, stages: Sequence
         stages=_share_of_stages(training, cut, frozen.layout),
         reads=tuple(dict.fromkeys(tensors_read(training, cut))),
         structure=hashlib.sha256(" ".join(hashes[node] for node in cut.boundary).encode()).hexdigest()[:32],
+        origin=Origin(training, cut),
     )
+
+
+def part_from(earlier: Partition, later: Partition, may_move: Set[str]) -> Fixed | None:
+    """What computes the boundary of one partition from that of an earlier plan's; None where that does not hold it.
+
+    Args:
+        earlier, later: of one network.
+        may_move: names of the tensors that the later plan lets move.
+    """
+    if earlier.origin is None or later.origin is None:
+        return None
+    captured, cut = later.origin.captured, later.origin.cut
+    before = cut_alike(captured, earlier.origin.cut, earlier.origin.captured, may_move)
+    if before is None:
+        return None
+    try:
+        return Fixed(part_between(captured, before, cut))
+    except ValueError:
+        return None
 
 
 def _nodes_of(captured: Capture, layout: Layout, stages: Sequence[Stage]) -> set[fx.Node] | None:
@@ -281,15 +314,20 @@ def in_chunks(fixed: Callable[[Tensor], Tensors], images: Tensor, chunk: int, la
     return tuple(joined(tensors) for tensors in zip(*pieces, strict=True))
 
 
-def filled_up(fixed: Callable[[Tensor], Tensors], chunk: int, images: Tensor) -> Tensors:
+def filled_up(fixed: Callable[..., Tensors], chunk: int, *inputs: Tensor) -> Tensors:
     """The boundary of at most a chunk of images, computed as that of a whole chunk.
 
     Bits of a convolution or a matrix product depend on the number of rows; a shorter chunk is therefore filled up
     with copies of its last image.
+
+    Args:
+        fixed: the fixed part, or what computes a boundary from an earlier one.
+        chunk: images at a time.
+        inputs: what it takes, a row for each image.
     """
-    missing = chunk - len(images)
-    full = torch.cat([images, images[-1:].expand(missing, *images.shape[1:])]) if missing else images
-    return tuple(tensor[: len(images)] for tensor in fixed(full))
+    missing = chunk - len(inputs[0])
+    full = tuple(joined([rows, *(missing * [rows[-1:]])]) for rows in inputs) if missing else inputs
+    return tuple(tensor[: len(inputs[0])] for tensor in fixed(*full))
 
 
 def same_plan(one: Plan, other: Plan) -> bool:

@@ -15,7 +15,7 @@ from framework.decoded import Decoded
 from framework.errors import AuditFailed, FwError
 from framework.feed import Fed, WholeNetwork, epoch_order, view_of
 from framework.filling import Entry, Filler, NotKept
-from framework.keeping import Keeper, lanes_of
+from framework.keeping import Keeper, carry_from, lanes_of, stored_batches
 from framework.mixing import Inputs
 from framework.partition import NoPartition, Wish, divide, same_plan
 from framework.selfcheck import CheckFailed, check_partition
@@ -90,8 +90,10 @@ class Divided:
 
     def _divided(self) -> Keeper | None:
         try:
-            partition = divide(self.run.frozen, self._two_images(), self._wish(), self.run.model.flops)
-            keeper = Keeper(self.run, partition, chunk_of(self.run), self.filler)
+            before = self.keeper.partition if self.keeper else None
+            partition = divide(self.run.frozen, self._two_images(), self._wish(), self.run.model.flops, before)
+            carry = carry_from(self.keeper, self.run, partition)
+            keeper = Keeper(self.run, partition, chunk_of(self.run), self.filler, carry)
             check_partition(self.run, partition, keeper.fixed, keeper.chunk)
         except NoPartition as reason:
             self._refuse(str(reason), FwError)
@@ -152,7 +154,7 @@ class Divided:
         names = keeper.names(self.run.data.train, "train", view_of(self.run, epoch))
         keys = self.run.recipe.train
         order = in_batches(epoch_order(self.run, epoch), keys.batch_size, keys.drop_last)[start:]
-        return self._stored(self.run.data.train, entry, names, order)
+        return stored_batches(self.run, self.run.data.train, entry, names, order)
 
     def batches(self, split: Split) -> Iterator[Fed]:
         """Every image of a split once, in order."""
@@ -164,23 +166,7 @@ class Divided:
         except NotKept:
             return self.whole.batches(split)
         order = in_batches(range(len(split)), self.run.recipe.train.batch_size)
-        return self._stored(split, entry, keeper.names(split, "eval"), order)
-
-    def _stored(
-        self, split: Split, entry: Entry, names: Sequence[str], batches: Sequence[Sequence[int]]
-    ) -> Iterator[Fed]:
-        device, pinned = self.run.device, self.run.device.type == "cuda"
-        for batch in batches:
-            read = [position for position in batch if names[position] not in entry.unreadable]
-            rows = entry.rows([names[position] for position in read]) if read else ()
-            positions = torch.tensor(read, dtype=torch.int64)
-            on_device = tuple(self._on_device(row, pinned) for row in rows)
-            targets = split.targets[positions].to(device, non_blocking=pinned)
-            skipped = tuple((p, entry.unreadable[names[p]]) for p in batch if names[p] in entry.unreadable)
-            yield Fed(on_device, targets, positions, skipped)
-
-    def _on_device(self, row: Tensor, pinned: bool) -> Tensor:
-        return (row.pin_memory() if pinned else row).to(self.run.device, non_blocking=pinned)
+        return stored_batches(self.run, split, entry, keeper.names(split, "eval"), order)
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Logits (N, classes) of a boundary, or of images (N, C, H, W)."""
@@ -204,6 +190,7 @@ class Divided:
             "chunk": self.keeper.chunk,
             "images_computed": tally.computed,
             "images_found": len(tally.found),
+            "images_carried": tally.carried,
             "not_kept": self.not_kept or None,
         }
 

@@ -129,6 +129,19 @@ def loose_tensors(network: nn.Module) -> Iterator[Tensor]:
         yield from (leaf for leaf in tree_leaves(plain) if isinstance(leaf, Tensor))
 
 
+def twin(network: nn.Module, others: Mapping[str, Tensor] | None = None) -> nn.Module:
+    """A copy of a network's modules over the same parameters, buffers and loose tensors.
+
+    Args:
+        network: what to copy; modes, and what modules cache from now on, are the copy's own.
+        others: name of a parameter -> what stands in its place.
+    """
+    shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers(), *loose_tensors(network))}
+    for name, value in (others or {}).items():
+        shared[id(network.get_parameter(name))] = nn.Parameter(value, requires_grad=False)
+    return copy.deepcopy(network, shared)
+
+
 @contextmanager
 def _quiet_random_state() -> Iterator[None]:
     """Whatever is drawn inside is not missed outside."""

@@ -61,6 +61,14 @@ class Result:
     err: str
 
 
+@pytest.fixture(autouse=True)
+def nothing_passed_a_self_check() -> None:
+    """Each test as in a process of its own."""
+    from framework.selfcheck import PASSED
+
+    PASSED.clear()
+
+
 @pytest.fixture(scope="session")
 def index():
     """The index of the installed plugins, built once."""

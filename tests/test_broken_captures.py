@@ -13,8 +13,8 @@ import torch
 from torch import fx, nn
 
 import framework as fw
-from framework import partition
-from framework.capture import argument, arguments_written, capture, schema_of
+from framework import lean, partition
+from framework.capture import arguments_written, capture, schema_of
 from framework.catalog import PluginSource
 from framework.cut import choose_cut, structure
 from framework.display import NullDisplay
@@ -112,8 +112,8 @@ def skip_counter(part: fx.GraphModule) -> None:
 
 def skip_statistics(part: fx.GraphModule) -> None:
     """One norm updates a copy of its running mean."""
-    norm = next((node for node in named(part, "aten::batch_norm") if argument(node, "training")), None)
-    if norm is not None:
+    norm = next((node for node in part.graph.nodes if node.target is lean.batch_norm and node.args[5]), None)
+    if norm is not None:  # there is none in evaluation mode
         with part.graph.inserting_before(norm):
             copied = part.graph.call_function(aten.clone.default, (norm.args[3],))
         norm.replace_input_with(norm.args[3], copied)

@@ -20,7 +20,7 @@ import torch
 from interruptions import difference
 
 import framework as fw
-from framework import checkpoint, train
+from framework import checkpoint, data, train
 from framework.catalog import PluginSource
 from framework.display import NullDisplay
 from framework.errors import Interrupted
@@ -375,6 +375,21 @@ def test_a_divided_network_follows_its_plans_to_the_bit(
     assert [name for name, one in tensors["off"].items() if not torch.equal(one, tensors["auto"][name])] == []
     for split in ("val", "test"):
         assert metrics["auto"][split] == pytest.approx(metrics["off"][split], rel=1e-4)
+
+
+def test_a_boundary_is_computed_from_that_of_the_plan_before(plugged: Index, tmp_path: Path, monkeypatch) -> None:
+    """Where more is frozen, no image is read again; what comes of it is compared in the test above."""
+    read: list[int] = []
+    honest = data.Images.__getitem__
+    monkeypatch.setattr(data.Images, "__getitem__", lambda self, place: read.append(place[1]) or honest(self, place))
+    monkeypatch.setenv("FW_CACHE_DIR", str(tmp_path / "store"))
+    overrides = [*SMALL, *NETWORKS["layer_norm"], "freezing={use='scripted', script='freeze by epochs'}",
+                 "engine.partition=require"]  # fmt: skip
+    summary = start_run(load_recipe("smoke", plugged, overrides), plugged, tmp_path / "run", True, NullDisplay())
+    images = summary["data"]["images"]
+    assert summary["partition"]["images_carried"] == images["train"] + images["val"]
+    assert summary["partition"]["images_computed"] == images["test"], "which no earlier plan was scored on"
+    assert len(read) == sum(images.values())
 
 
 def test_a_scale_that_was_not_declared_is_an_error_that_says_so(plugged: Index, tmp_path: Path, monkeypatch) -> None:
