@@ -77,9 +77,9 @@ def capture(network: nn.Module, images: Tensor) -> Capture:
         NotCaptured: the export fails, or it holds for one number of images only.
     """
     shapes = ({0: torch.export.Dim.DYNAMIC},)
-    copied = twin(network)
-    copied._forward_pre_hooks.clear()  # the modes are kept by one on the original; here they are as they are
     try:
+        copied = twin(network)
+        copied._forward_pre_hooks.clear()  # the modes are kept by one on the original; here they are as they are
         with torch.random.fork_rng(devices=[]):
             program = torch.export.export(copied, (images,), dynamic_shapes=shapes, strict=False)
     except Exception as error:  # a network may do anything that export refuses

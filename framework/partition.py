@@ -188,7 +188,10 @@ def _at_head(frozen: FrozenNetwork, flops: int) -> Partition:
     width = weights[0].shape[1] if weights else 0
     share = flops / (flops + of_head) if flops else 0.0
     shape = hashlib.sha256(repr(backbone).encode()).hexdigest()[:32]
-    fixed = Fixed(twin(backbone).eval())
+    try:
+        fixed = Fixed(twin(backbone).eval())
+    except Exception as error:  # a module may hold anything
+        raise NoPartition(f"its modules cannot be copied: {error}") from error
     stages = {stage.name: float(stage.role != "head") for stage in frozen.layout.stages}
     return Partition(fixed, trained, scored, HEAD_INPUT, 4 * width, share, stages, tuple(reads), shape)
 
