@@ -73,7 +73,7 @@ class Keeper:
     def fixed(self) -> Fixed:
         """The fixed part, ready for many calls; its copies of weights live as long as the plan, or as these stay."""
         if "fixed" not in self.known:
-            self.known["fixed"] = prepared(self.run, self.partition)
+            self.known["fixed"] = prepared(self.run, self.partition.fixed)
         fixed: Fixed = self.known["fixed"]
         return fixed
 
@@ -157,7 +157,7 @@ class Keeper:
     def _boundary(self, split: Split, which: str, view: int, positions: list[int]) -> Rows:
         """The rows of images, chunk by chunk: from an earlier plan's where it has them all, else from the images."""
         carry = self.carry if self.carry and self.carry.has(split, which, view, positions) else None
-        fixed = carry.fixed if carry else self.fixed
+        fixed = prepared(self.run, carry.between) if carry else self.fixed
         batches = (carry.batches if carry else self._images)(split, which, view, positions)
         skipped: list[tuple[int, str]] = []
         work = partial(_rows, fixed, self.chunk)
@@ -180,11 +180,11 @@ class Carry:
 
     Attributes:
         earlier: keeps it.
-        fixed: the boundary of `earlier` -> the later one.
+        between: the boundary of `earlier` -> the later one.
     """
 
     earlier: Keeper
-    fixed: Fixed
+    between: Fixed
 
     def has(self, split: Split, which: str, view: int, positions: list[int]) -> bool:
         """Whether the earlier boundary of images is there."""
@@ -208,8 +208,8 @@ def carry_from(earlier: Keeper | None, run: Assembly, partition: Partition) -> C
     between = part_from(earlier.partition, partition, allowed_to_move(run.model.layout, run.frozen.plan))
     if between is None:
         return None
-    ready = between.prepared(run.recipe.train.precision, compiled=False, lanes=lanes_of(run))
-    return Carry(attrs.evolve(earlier, carry=None), ready)
+    earlier.weights_changed()  # statistics may have been taken anew
+    return Carry(attrs.evolve(earlier, carry=None), between)
 
 
 def _rows(fixed: Fixed, size: int, chunk: Chunk) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -252,9 +252,9 @@ def stored_batches(
         yield Fed(tuple(map(on_device, rows)), targets, positions, skipped)
 
 
-def prepared(run: Assembly, partition: Partition) -> Fixed:
-    """The fixed part as a run's recipe has it computed for many images."""
-    return partition.fixed.prepared(run.recipe.train.precision, run.recipe.engine.compile == "fixed", lanes_of(run))
+def prepared(run: Assembly, fixed: Fixed) -> Fixed:
+    """A fixed part as a run's recipe has it computed for many images."""
+    return fixed.prepared(run.recipe.train.precision, run.recipe.engine.compile == "fixed", lanes_of(run))
 
 
 def lanes_of(run: Assembly) -> int:

@@ -77,7 +77,7 @@ class Divided:
         if self.plan is None or not same_plan(self.plan, self.run.frozen.plan):
             self.plan = self.run.frozen.plan
             self.keeper = self._divided()
-        if self.keeper is not None:
+        elif self.keeper is not None:
             self.keeper.weights_changed()
 
     def why_not_kept(self, passes: float) -> str | None:

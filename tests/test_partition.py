@@ -12,6 +12,7 @@ from framework import selfcheck
 from framework.display import NullDisplay
 from framework.errors import AuditFailed
 from framework.files import load_tensors
+from framework.partition import Fixed
 from framework.recipe import load_recipe
 from framework.runs import start_run
 
@@ -53,6 +54,15 @@ def test_a_partition_that_computes_something_else_is_caught(go, monkeypatch: pyt
         go("required", *asked, "engine.partition=require")
     summary, _ = go("auto", *asked, "engine.partition=auto")
     assert "self-check" in summary["partition"]["reason"]
+
+
+def test_the_fixed_part_is_made_ready_once(go, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the self-check, the training split and the others: where it is compiled, that takes long."""
+    calls: list[str] = []
+    honest = Fixed.prepared
+    monkeypatch.setattr(Fixed, "prepared", lambda self, *given: calls.append("once") or honest(self, *given))
+    go("once", "backbone.use=torchvision/resnet18", "freezing.use=last_stages", "engine.partition=require")
+    assert calls == ["once"]
 
 
 def test_nothing_is_divided_where_everything_trains(go) -> None:

@@ -170,7 +170,7 @@ def problem_of(run: Assembly, policy: str) -> str:
     spec = run.model.spec
     try:
         partition = divide(run.frozen, torch.zeros(2, spec.channels, *spec.size), Wish(), run.model.flops)
-        check_partition(run, partition, prepared(run, partition), IMAGES)
+        check_partition(run, partition, prepared(run, partition.fixed), IMAGES)
     except Exception as error:
         return f"{type(error).__name__}: {error}".partition("\n")[0]
     return ""
