@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from framework.allocator import keeping_memory
 from framework.display import NullDisplay
 from framework.feed import Fed, WholeNetwork
 from framework.filling import missing_from
@@ -39,9 +40,10 @@ def explain(recipe: Recipe, index: Index) -> dict[str, Any]:
     run = prepare_run(recipe, index, Path(), NullDisplay())
     run.feed.divide()
     data, store, facts = run.parts.data, _store(run), run.feed.facts()
-    batch, batch_s = _time_its_way(run)
-    memory_mb = {"peak_rss": peak_rss_mb(), "peak_device": peak_device_mb(run.parts.device)}
-    batch_s["whole_step"] = _time_whole_step(run, batch) if facts["boundary"] is not None else batch_s["step"]
+    with keeping_memory(run.parts.device):
+        batch, batch_s = _time_its_way(run)
+        memory_mb = {"peak_rss": peak_rss_mb(), "peak_device": peak_device_mb(run.parts.device)}
+        batch_s["whole_step"] = _time_whole_step(run, batch) if facts["boundary"] is not None else batch_s["step"]
     return {
         "name": recipe.name,
         "policy": recipe.parts["freezing"].use,

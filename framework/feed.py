@@ -156,20 +156,21 @@ def view_of(run: Assembly, epoch: int) -> int:
 
 def read_batches(
     images: Images, order: Sequence[int], recipe: Recipe, device: torch.device, memory_format: str, epoch: int = 0,
-    start: int = 0, drop_last: bool = False,
+    start: int = 0, drop_last: bool = False, size: int = 0,
 ) -> Iterator[Fed]:  # fmt: skip
     """The images at the positions of `order`, batch by batch, on the device and in a memory format.
 
     Args:
         images: what is read and how it is transformed.
         order: positions in their split.
-        recipe: says the size of a batch and the number of workers.
+        recipe: says the number of workers, and the size of a batch.
         device: where they go.
         memory_format: `contiguous` or `channels_last`.
         epoch, start, drop_last: as `framework.data.loader` takes them.
+        size: of a batch, where it is not the recipe's.
     """
     keys, pinned = recipe.train, device.type == "cuda"
-    for batch in loader(images, order, epoch, keys.batch_size, keys.workers, start, drop_last, pinned):
+    for batch in loader(images, order, epoch, size or keys.batch_size, keys.workers, start, drop_last, pinned):
         inputs = in_format(batch.images.to(device, non_blocking=pinned), memory_format)
         targets = images.split.targets[batch.positions].to(device, non_blocking=pinned)
         yield Fed(inputs, targets, batch.positions, tuple(batch.skipped))

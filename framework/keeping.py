@@ -171,7 +171,8 @@ class Keeper:
     def _images(self, split: Split, which: str, view: int, positions: list[int]) -> Iterator[Fed]:
         recipe = self.run.recipe
         images = Images(split, self.run.pipeline(which), recipe.seed, recipe.parts["data"].core.on_error)
-        return read_batches(images, positions, recipe, self.run.device, self.run.memory_format, view)
+        place = self.run.device, self.run.memory_format
+        return read_batches(images, positions, recipe, *place, view, size=self.chunk)  # whole batches would pile up
 
 
 @attrs.frozen(eq=False)

@@ -18,6 +18,7 @@ from framework.errors import FwError
 from framework.feed import Feed
 from framework.measure import Clock, autocast
 from framework.schedule import Schedule, build_schedule
+from framework.score import Scores
 from framework.signals import StopRequest
 from framework.watchers import Watchers
 
@@ -93,6 +94,7 @@ class Run:
         stop: whether a signal has asked to stop.
         pending: losses not yet looked at, each with its number of images.
         images_in_step: images read for the optimizer step under way.
+        newest: what the newest epoch made of the validation split; None where another process trained it.
     """
 
     parts: Assembly
@@ -106,6 +108,7 @@ class Run:
     stop: StopRequest
     pending: list[tuple[Tensor, int]] = attrs.field(factory=list)
     images_in_step: int = 0
+    newest: Scores | None = None
 
     def note_skipped(self, split: Split, skipped: Iterable[tuple[int, str]]) -> None:
         """Remembers which images of a split could not be read, by name, once."""

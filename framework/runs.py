@@ -11,8 +11,9 @@ from typing import Any
 import attrs
 
 from framework import checkpoint, log, results, rundir
+from framework.allocator import keeping_memory
 from framework.assemble import Assembly, assemble
-from framework.contracts import Data
+from framework.contracts import Data, Split
 from framework.decoded import Decoded
 from framework.display import RANDOM_BACKBONE, Display
 from framework.errors import FwError
@@ -23,6 +24,7 @@ from framework.index import Index
 from framework.measure import Clock
 from framework.recipe import Recipe, load_resolved
 from framework.running import Run, Standing, new_schedule
+from framework.score import Scores
 from framework.shapes import to_plain
 from framework.signals import StopRequest
 from framework.stored import Divided
@@ -143,12 +145,13 @@ def _go(run: Run, facts: dict[str, Any]) -> dict[str, Any]:
     run.display.started(started)
     run.watchers.tell("fw_run_started", name=recipe.name, run_dir=str(run.folder), recipe=recipe.resolved(),
                       classes=list(run.parts.data.task.classes), steps=run.steps, epochs=run.epochs)  # fmt: skip
-    with run.stop:
-        if not run.is_over:
-            follow_plan(run)
-        train(run)
-    run.parts.frozen.auditor.close()
-    summary = finish(run, facts)
+    with keeping_memory(run.parts.device):
+        with run.stop:
+            if not run.is_over:
+                follow_plan(run)
+            train(run)
+        run.parts.frozen.auditor.close()
+        summary = finish(run, facts)
     run.display.ended(summary)
     run.watchers.tell("fw_run_ended", status=summary["status"], summary=summary, run_dir=str(run.folder))
     if summary["status"] != "done":
@@ -165,7 +168,7 @@ def finish(run: Run, facts: dict[str, Any]) -> dict[str, Any]:
             follow_plan(run)
         run.parts.frozen.eval()
         for name, split in data.scored.items():
-            scores = score_split(run, split)
+            scores = scores_known(run, split) or score_split(run, split)
             best[name] = scores.metrics
             rows = results.prediction_rows(split, scores, data.task)
             results.write_rows(run.folder / "predictions" / f"{name}.csv", rows, results.prediction_columns(data.task))
@@ -175,6 +178,12 @@ def finish(run: Run, facts: dict[str, Any]) -> dict[str, Any]:
     for spent in (checkpoint.BASE, checkpoint.BEST, checkpoint.PREVIOUS):
         (run.folder / spent).unlink(missing_ok=True)
     return summary
+
+
+def scores_known(run: Run, split: Split) -> Scores | None:
+    """What is known already of the selected network: how it validated, if the newest epoch was the best."""
+    is_newest = run.standing.best.epoch == run.standing.epoch
+    return run.newest if is_newest and split is run.parts.data.val else None
 
 
 def _data_facts(data: Data) -> dict[str, Any]:

@@ -150,7 +150,8 @@ def stop_if_asked(run: Run) -> None:
 def validate(run: Run) -> dict[str, float]:
     """Metrics of the validation split under the network as it is."""
     run.parts.frozen.eval()
-    return score_split(run, run.parts.data.val, lambda: stop_if_asked(run)).metrics
+    run.newest = score_split(run, run.parts.data.val, lambda: stop_if_asked(run))
+    return run.newest.metrics
 
 
 def score_split(run: Run, split: Split, between_batches: Callable[[], None] = lambda: None) -> Scores:
