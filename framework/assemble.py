@@ -322,6 +322,13 @@ def require_monitor(recipe: Recipe, metrics: Mapping[str, Any], task: Task) -> N
                       "choose another, or have its plugin set higher_is_better")  # fmt: skip
 
 
+def flops_shares(model: Model) -> dict[str, float]:
+    """What each stage has of the floating-point operations of one image's forward pass, 0 to 1."""
+    flops = flops_per_stage(model.network, model.layout, (model.spec.channels, *model.spec.size))
+    total = sum(flops.values()) or 1
+    return {stage.name: flops.get(stage.name, 0) / total for stage in model.layout.stages}
+
+
 def describe_layout(recipe: Recipe, index: Index) -> list[dict[str, Any]]:
     """The stages of a recipe's network under its policy, for `fw show RECIPE --layout`.
 
@@ -333,8 +340,7 @@ def describe_layout(recipe: Recipe, index: Index) -> list[dict[str, Any]]:
     data: Data = builder.build("data", recipe.seed)
     model = builder.model(data.task, bare=True)
     plan = first_plan(builder, builder.build("freezing"), model.layout)
-    flops = flops_per_stage(model.network, model.layout, (model.spec.channels, *model.spec.size))
-    total = sum(flops.values()) or 1
+    shares = flops_shares(model)
     sizes = {name: p.numel() for name, p in model.network.named_parameters(remove_duplicate=False)}
     return [
         {
@@ -343,7 +349,7 @@ def describe_layout(recipe: Recipe, index: Index) -> list[dict[str, Any]]:
             "parameters": sum(sizes[name] for name in stage.parameters),
             "trainable": sum(sizes[name] for name in stage.parameters if name in plan.trainable),
             "norm": _norm_words(stage.modules, model.layout, plan),
-            "flops_share": flops.get(stage.name, 0) / total,
+            "flops_share": shares[stage.name],
         }
         for stage in model.layout.stages
     ]

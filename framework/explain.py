@@ -11,12 +11,12 @@ from typing import Any
 from torch import Tensor
 
 from framework.allocator import keeping_memory
+from framework.assemble import flops_shares
 from framework.display import NullDisplay
 from framework.feed import Fed, WholeNetwork
 from framework.filling import missing_from
 from framework.index import Index
 from framework.keeping import Keeper
-from framework.layout import flops_per_stage
 from framework.measure import peak_device_mb, peak_rss_mb, synchronize
 from framework.recipe import Recipe
 from framework.running import Run
@@ -65,14 +65,11 @@ def _keeper(run: Run) -> Keeper | None:
 
 
 def _stages(run: Run) -> list[dict[str, Any]]:
-    model = run.parts.model
-    flops = flops_per_stage(model.network, model.layout, (model.spec.channels, *model.spec.size))
-    total = sum(flops.values()) or 1
     keeper = _keeper(run)
     fixed = keeper.partition.stages if keeper else {}
     return [
-        {"stage": stage.name, "flops_share": flops.get(stage.name, 0) / total, "fixed": fixed.get(stage.name, 0.0)}
-        for stage in model.layout.stages
+        {"stage": stage, "flops_share": share, "fixed": fixed.get(stage, 0.0)}
+        for stage, share in flops_shares(run.parts.model).items()
     ]
 
 
