@@ -1,4 +1,4 @@
-"""A study: seven learning rates by five seeds of the frozen recipe in one process, beside one cold run.
+"""A study: seven learning rates by five seeds of the frozen recipe by `fw.run_each`, beside one cold run.
 
     pytest -n 0 benchmarks/bench_study.py --benchmark-json=study.json
 
@@ -27,12 +27,11 @@ import sys
 import framework as fw
 
 recipe, overrides, out, rates, seeds = json.loads(sys.argv[1])
-accuracies = {}
-for rate in rates:
-    for seed in seeds:
-        run = fw.run(recipe, {**overrides, "optimizer.lr": rate, "seed": seed}, out=f"{out}/{rate}-{seed}")
-        accuracies[f"{rate}, seed {seed}"] = run["metrics"]["final"]["val"]["accuracy"]
-print(json.dumps(accuracies))
+variants = {
+    f"lr {rate}, seed {seed}": {**overrides, "optimizer.lr": rate, "seed": seed} for rate in rates for seed in seeds
+}
+runs = fw.run_each(recipe, variants, out=out)
+print(json.dumps({run.folder.name: run["metrics"]["final"]["val"]["accuracy"] for run in runs}))
 """
 
 
@@ -41,7 +40,7 @@ def study() -> tuple[float, dict[str, float]]:
     out = contest.scratch() / "study"
     shutil.rmtree(out, ignore_errors=True)
     contest.empty_store()
-    keys = contest.overrides(train__epochs=contest.epochs(EPOCHS))
+    keys = contest.overrides(train__epochs=contest.epochs(EPOCHS), train__keep_model=False)
     given = json.dumps([str(contest.RECIPE), keys, str(out), RATES, list(SEEDS)])
     seconds, _, output = contest.run_process([sys.executable, "-c", STUDY, given])
     return seconds, json.loads(output.strip().splitlines()[-1])

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from framework.api import freeze as freeze
     from framework.api import load as load
     from framework.api import run as run
+    from framework.api import run_each as run_each
     from framework.component import Bounds as Bounds
     from framework.component import Component as Component
     from framework.component import Count as Count
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
     from framework.tracing import output_shape as output_shape
 
 _HOME = {
-    "api": ("Frozen", "RunResult", "freeze", "load", "run"),
+    "api": ("Frozen", "RunResult", "freeze", "load", "run", "run_each"),
     "component": (
         "Bounds", "Component", "Count", "Family", "Fraction", "NonNegative", "PositiveFloat", "PositiveInt", "key",
     ),

@@ -20,6 +20,10 @@ SAID_ALREADY = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRES
 """Variables by which a user decides; GLIBC_TUNABLES, where it names malloc, is another."""
 
 
+_told: list[ctypes.CDLL] = []
+"""The library, once it is told, which holds for the whole process: a block within a block changes nothing."""
+
+
 @contextmanager
 def keeping_memory(device: torch.device) -> Iterator[None]:
     """Freed memory stays with the process within the block, and goes back to the system after it.
@@ -29,13 +33,15 @@ def keeping_memory(device: torch.device) -> Iterator[None]:
     another C library, or where the environment says how malloc is to behave.
     """
     libc = _glibc() if device.type == "cpu" and not _is_said_already() else None
-    if libc is None:
+    if libc is None or _told:
         yield
         return
     _set(libc, KEEP)
+    _told.append(libc)
     try:
         yield
     finally:
+        _told.clear()
         _set(libc, RESTORE)
         libc.malloc_trim(0)
 

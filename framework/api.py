@@ -1,4 +1,4 @@
-"""The interface for scripts and notebooks: `fw.run`, `fw.load`, `fw.freeze`."""
+"""The interface for scripts and notebooks: `fw.run`, `fw.run_each`, `fw.load`, `fw.freeze`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import attrs
 import torch
 from torch import nn
 
+from framework.allocator import keeping_memory
 from framework.assemble import make_config
 from framework.contracts import FreezingPolicy, Layout, Plan
 from framework.display import Display, NullDisplay
@@ -22,6 +23,7 @@ from framework.layout import derive_layout
 from framework.recipe import load_recipe
 from framework.runs import start_run
 from framework.shapes import to_plain
+from framework.shared import Shared
 from framework.trained import Trained, read_trained
 
 
@@ -94,6 +96,37 @@ def run(
     index = installed_index()
     checked = load_recipe(recipe, index, overrides or {})
     return RunResult(start_run(checked, index, Path(out) if out else None, overwrite, display or NullDisplay()))
+
+
+def run_each(
+    recipe: str | Path, variants: Mapping[str, Mapping[str, Any]], *, out: str | Path, overwrite: bool = False,
+    display: Display | None = None,
+) -> Iterator[RunResult]:  # fmt: skip
+    """Trains variants of a recipe one after another, and gives each result when it is there.
+
+    What they have in common is made once: the images are looked up, the backbone built and its boundary computed by the
+    first that needs them. Each result is what `run` gives: `fw.run_each("mine.toml", {"a": {"optimizer.lr": 0.1}, "b":
+    {"optimizer.lr": 0.01}}, out="runs/rates")`.
+
+    Args:
+        recipe: a path, or the name of a shipped recipe.
+        variants: name of a run -> its overrides.
+        out: the folder of the run directories, which are called as the variants are.
+        overwrite: whether earlier runs there may be replaced.
+        display: told how it goes; silent if absent.
+
+    Raises:
+        FwError: whatever a user can mend; before the first run where it is in the recipe or a variant.
+    """
+    index, shared = installed_index(), Shared()
+    checked = {name: load_recipe(recipe, index, overrides) for name, overrides in variants.items()}
+
+    def results() -> Iterator[RunResult]:
+        with keeping_memory(torch.device("cpu")):  # from one run to the next
+            for name, one in checked.items():
+                yield RunResult(start_run(one, index, Path(out) / name, overwrite, display or NullDisplay(), shared))
+
+    return results()
 
 
 def load(folder: str | Path, device: str = "auto") -> Trained:

@@ -15,20 +15,23 @@ from torch.optim import Optimizer
 from framework.bind import bind
 from framework.catalog import Catalog
 from framework.component import Component
-from framework.contracts import Data, FreezingPolicy, InputSpec, Layout, Pipeline, Plan
+from framework.contracts import Backbone, Data, FreezingPolicy, InputSpec, Layout, Pipeline, Plan
 from framework.data import class_counts, refuse_duplicates, take_subset
 from framework.errors import FwError, Origin, RecipeError
-from framework.freezing import FrozenNetwork, check_plan
+from framework.files import tensor_digests
+from framework.freezing import FrozenNetwork, all_tensors, check_plan
 from framework.groups import Groups
 from framework.hooks import KIND_OF_TABLE
 from framework.index import Index
-from framework.layout import derive_layout, flops_per_stage, observe
+from framework.layout import derive_layout, flops_per_stage
 from framework.measure import pick_device
 from framework.network import Network
 from framework.recipe import Recipe, Table
 from framework.schedule import Phase
+from framework.shared import Made, Shared
 from framework.streams import stream_seed
 from framework.task import Task
+from framework.tracing import Trace, copied, trace
 from framework.weights import WeightsUsed, build_backbone, build_bare
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -45,6 +48,7 @@ class Model:
         weights: where the backbone's tensors came from; None where a run's own model is loaded into it next.
         flops: floating-point operations of one image through the backbone.
         widest: bytes of the largest tensor that one operation gives for one image.
+        digests: hashes of tensors, where they are known.
     """
 
     network: Network
@@ -53,6 +57,24 @@ class Model:
     weights: WeightsUsed | None
     flops: int = 0
     widest: int = 0
+    digests: Mapping[str, str] = attrs.field(factory=dict)
+
+
+@attrs.frozen(eq=False)
+class Start:
+    """A backbone before the first step.
+
+    Attributes:
+        backbone: as built.
+        used: where its tensors came from; None where a run's own are loaded into it next.
+        seen: in what order it computes, and how much.
+        digests: hashes of its tensors, where they are known.
+    """
+
+    backbone: Backbone
+    used: WeightsUsed | None
+    seen: Trace
+    digests: Mapping[str, str] = attrs.field(factory=dict)
 
 
 @attrs.frozen(eq=False)
@@ -106,8 +128,9 @@ class Assembly:
 class Builder:
     """Makes the objects of a recipe's tables through their plugins."""
 
-    def __init__(self, recipe: Recipe, index: Index) -> None:
+    def __init__(self, recipe: Recipe, index: Index, shared: Shared | None = None) -> None:
         self.recipe = recipe
+        self.shared = shared
         self.catalog: Catalog = index.catalog()
         self.pipelines: dict[str, Pipeline] = {}
 
@@ -128,8 +151,18 @@ class Builder:
         with naming(name, self.recipe.parts[name]):
             return self.part(name).build(*arguments)
 
+    def made_from(self, *tables: str) -> dict[str, Any]:
+        """What some of the recipe's tables say, as JSON values."""
+        return {name: self.recipe.parts[name].plain() for name in tables}
+
+    def _once(self, what: str, made_from: Any, make: Callable[[], Made]) -> Made:
+        return make() if self.shared is None else self.shared.once(what, made_from, make)
+
     def data(self) -> Data:
         """The data set, its subset taken and duplicates refused."""
+        return self._once("data", [self.made_from("data"), self.recipe.seed], self._new_data)
+
+    def _new_data(self) -> Data:
         keys = self.recipe.parts["data"].core
         data: Data = self.build("data", self.recipe.seed)
         if keys.subset is not None:
@@ -151,6 +184,35 @@ class Builder:
             task: how many logits it gives.
             bare: without looking for weights; a run's own tensors are loaded next.
         """
+        start = self._start(bare)
+        backbone, spec = start.backbone, start.backbone.input
+        network = Network(backbone.module, self.head(backbone.feature_dim, task))
+        made_from = self.made_from("backbone", "head"), task.kind, task.num_classes
+        layout = self._once(
+            "layout", made_from,
+            lambda: derive_layout(network, backbone.grouping, (spec.channels, *spec.size), start.seen),
+        )  # fmt: skip
+        digests = {f"backbone.{name}": digest for name, digest in start.digests.items()}
+        return Model(network, spec, layout, start.used, start.seen.flops, start.seen.widest, digests)
+
+    def _start(self, bare: bool) -> Start:
+        """The backbone before the first step: a copy where other runs begin with the same."""
+        if self.shared is None:
+            return self._new_start(bare)
+        engine = self.recipe.engine
+
+        def build() -> Start:
+            start = self._new_start(bare)
+            module = start.backbone.module
+            place(module, pick_device(engine.device), resolved_format(engine.memory_format, module))
+            return attrs.evolve(start, digests=tensor_digests(all_tensors(module)))
+
+        seed = self.recipe.seed if "random" in self.recipe.parts["backbone"].core.weights else None
+        made_from = self.made_from("backbone"), seed, bare, engine.device, engine.memory_format
+        start = self._once("backbone", made_from, build)
+        return attrs.evolve(start, backbone=attrs.evolve(start.backbone, module=copied(start.backbone.module)))
+
+    def _new_start(self, bare: bool) -> Start:
         table = self.recipe.parts["backbone"]
         component, config = self.component(table, "backbone"), self.part("backbone")
         with naming("backbone", table):
@@ -158,12 +220,8 @@ class Builder:
                 backbone, used = build_bare(config, table.core, self.recipe.seed), None
             else:
                 backbone, used = build_backbone(component, table.core, config, self.recipe.seed)
-        head = self.head(backbone.feature_dim, task)
-        network = Network(backbone.module, head)
         spec = backbone.input
-        seen = observe(network, (spec.channels, *spec.size))
-        layout = derive_layout(network, backbone.grouping, (spec.channels, *spec.size), seen)
-        return Model(network, spec, layout, used, seen.flops, seen.widest)
+        return Start(backbone, used, trace(backbone.module, (spec.channels, *spec.size)))
 
     def head(self, feature_dim: int, task: Task) -> nn.Module:
         """The head, its first parameters a function of the seed alone."""
@@ -208,29 +266,31 @@ def make_config(component: Component, values: Mapping[str, Any], table: str) -> 
     return config
 
 
-def assemble(recipe: Recipe, index: Index, bare: bool = False) -> Assembly:
+def assemble(recipe: Recipe, index: Index, bare: bool = False, shared: Shared | None = None) -> Assembly:
     """The objects of a run, every random draw a function of the recipe's seed.
 
     Args:
         recipe: checked against `index`.
         index: the plugins to build with.
         bare: builds the backbone without looking for weights, for a run that brings its own.
+        shared: with the other runs of a study.
 
     Raises:
         FwError: whatever a user can mend, before any training.
     """
     set_threads(recipe.engine.threads)
     device = pick_device(recipe.engine.device)
-    builder = Builder(recipe, index)
+    builder = Builder(recipe, index, shared)
     data = builder.data()
     task = data.task
     model = builder.model(task, bare)
     policy: FreezingPolicy = builder.build("freezing")
     plan = first_plan(builder, policy, model.layout)
-    memory_format = resolved_format(recipe.engine.memory_format, model.network)
+    memory_format = resolved_format(recipe.engine.memory_format, model.network.backbone)
     place(model.network, device, memory_format)
     frozen = FrozenNetwork(model.network, model.layout)
     frozen.apply(plan)
+    frozen.auditor.know(model.digests)
     criterion = loss(builder, data, device)
     groups, optimizer = build_optimizer(builder, model, policy, plan)
     phases = tuple(Phase(builder.config(t, "scheduler"), t.core) for t in recipe.schedulers)
@@ -256,11 +316,11 @@ def set_threads(threads: int) -> None:
     torch.set_num_threads(threads or (int(stated) if stated.isdecimal() and int(stated) else usable))
 
 
-def resolved_format(asked: str, network: nn.Module) -> str:
+def resolved_format(asked: str, backbone: nn.Module) -> str:
     """`auto` takes channels_last where most parameters that multiply are of convolutions over several pixels."""
     if asked != "auto":
         return asked
-    layers = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    layers = [module for module in backbone.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     of_convolutions = sum(layer.weight.numel() for layer in layers if isinstance(layer, nn.Conv2d))
     return "channels_last" if 2 * of_convolutions > sum(layer.weight.numel() for layer in layers) else "contiguous"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from framework.contracts import Plan
 from framework.errors import FwError
 from framework.files import load_tensors, save_tensors
 from framework.freezing import all_tensors, allowed_to_move
+from framework.log import sync
 from framework.running import Run, Standing
 
 BASE, BEST, LAST, PREVIOUS = (
@@ -22,6 +24,10 @@ BASE, BEST, LAST, PREVIOUS = (
     "checkpoint.safetensors",
     "checkpoint-1.safetensors",
 )
+
+
+REST_S = 5.0
+"""Seconds within which the end of another epoch writes no checkpoint: beside an epoch, what a kill loses at most."""
 
 
 def path_of(folder: Path) -> Path:
@@ -41,21 +47,25 @@ def movable(parts: Assembly) -> set[str]:
     return allowed_to_move(layout, plan) | recalibrated
 
 
-def save_base(folder: Path, parts: Assembly, facts: dict[str, Any]) -> None:
-    """Writes the whole network once, before the first step; checkpoints hold only what can move."""
-    save_tensors(folder / BASE, {name: plain_tensor(t) for name, t in all_tensors(parts.network).items()}, facts)
+def keep_base(run: Run) -> None:
+    """Writes the whole network once: with the first checkpoint, and before a plan lets more of it move.
+
+    Later checkpoints hold only what can move. What could move by then is in every one of them.
+    """
+    if not (run.folder / BASE).is_file():
+        tensors = {name: plain_tensor(tensor) for name, tensor in all_tensors(run.parts.network).items()}
+        save_tensors(run.folder / BASE, tensors, {})
 
 
-def load_base(folder: Path, network: nn.Module) -> Any:
-    """Puts the network back as it was before the first step; gives the facts that were saved with it."""
-    tensors, facts = load_tensors(folder / BASE, "start the run again with: fw run")
+def load_base(folder: Path, network: nn.Module) -> None:
+    """Puts back what no plan had let move when the base was written."""
+    tensors, _ = load_tensors(folder / BASE, "start the run again with: fw run")
     put_tensors(network, tensors)
-    return facts
 
 
-def save_best(run: Run) -> None:
-    """Writes what can move, as the best epoch so far has it."""
-    save_tensors(run.folder / BEST, _moved_tensors(run), {"epoch": run.standing.best.epoch})
+def keep_best(run: Run) -> None:
+    """Keeps what can move, as the best epoch so far has it; it is written with the next checkpoint."""
+    run.best = _moved_tensors(run)
 
 
 def load_best(run: Run) -> bool:
@@ -64,16 +74,27 @@ def load_best(run: Run) -> bool:
     Returns:
         whether anything may have changed that the plan in force keeps.
     """
-    tensors, _ = load_tensors(run.folder / BEST, f"{run.folder / LAST} has the newest epoch: delete the damaged file")
+    damaged = f"{run.folder / LAST} has the newest epoch: delete the damaged file"
+    tensors = run.best or load_tensors(run.folder / BEST, damaged)[0]
     if not run.standing.movable <= tensors.keys():
         load_base(run.folder, run.parts.network)
     put_tensors(run.parts.network, tensors)
     return not run.standing.movable <= movable(run.parts)
 
 
+def is_due(run: Run) -> bool:
+    """Whether the end of an epoch writes a checkpoint."""
+    return bool(run.parts.recipe.train.checkpoint_every) or time.monotonic() - run.saved_at > REST_S
+
+
 def save(run: Run) -> None:
-    """Writes the checkpoint; the one before it is kept until the next."""
+    """Writes the checkpoint, and before it all that it hangs on; the one before it is kept until the next."""
     run.settle()
+    keep_base(run)
+    if run.best:
+        save_tensors(run.folder / BEST, run.best, {"epoch": run.standing.best.epoch})
+        run.best = {}
+    sync(run.folder)
     tensors = {f"network/{name}": tensor for name, tensor in _moved_tensors(run).items()}
     optimizer, optimizer_tensors = pack(run.parts.optimizer.state_dict(), "optimizer")
     schedule, schedule_tensors = pack(run.schedule.state_dict(), "schedule")
@@ -99,6 +120,7 @@ def save(run: Run) -> None:
     if newest.is_file():
         newest.replace(run.folder / PREVIOUS)
     save_tensors(newest, {**tensors, **optimizer_tensors, **schedule_tensors, **policy_tensors}, facts)
+    run.saved_at = time.monotonic()
 
 
 def _moved_tensors(run: Run) -> dict[str, Tensor]:

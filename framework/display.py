@@ -29,7 +29,7 @@ class Display(Protocol):
         ...
 
     def batch(self, facts: Facts) -> None:
-        """After some steps. Facts: `epoch`, `step`, `steps`, `loss`, `images` (trained on so far), `memory_mb`."""
+        """After some steps. Facts: `epoch`, `step`, `steps`, `loss`, `images` (trained on so far)."""
         ...
 
     def epoch(self, facts: Facts) -> None:

@@ -75,27 +75,32 @@ class Segments:
         Args:
             images: at least one, all of them there.
         """
+        return self.rows_at(self.places(images))
+
+    def places(self, images: Sequence[str]) -> Tensor:
+        """Where the rows of images are, (N, 2): segment and row; -1 for one that has none."""
         import torch
 
-        places = [self.place[image] for image in images]
-        first = places[0][0]
-        if all(segment == first for segment, _ in places):
-            index = torch.tensor([row for _, row in places])
-            given = tuple(tensor.index_select(0, index) for tensor in self.tensors[first])
+        return torch.tensor([self.place.get(image, (-1, -1)) for image in images], dtype=torch.int64).view(-1, 2)
+
+    def rows_at(self, places: Tensor) -> Tensors:
+        """The rows at some places, at least one, as `rows` gives them."""
+        segments, rows = places.unbind(dim=1)
+        lowest, highest = (int(bound) for bound in segments.aminmax())
+        first = int(segments[0])
+        if lowest == highest:
+            given = tuple(tensor.index_select(0, rows) for tensor in self.tensors[first])
         else:
-            given = self._gathered(places)
+            given = self._gathered(segments, rows)
         return tuple(restored(rows, order) for rows, order in zip(given, self.orders[first], strict=True))
 
-    def _gathered(self, places: Sequence[tuple[int, int]]) -> Tensors:
+    def _gathered(self, segments: Tensor, rows: Tensor) -> Tensors:
         """Rows of several segments."""
-        import torch
-
-        given = tuple(tensor.new_empty(len(places), *tensor.shape[1:]) for tensor in self.tensors[places[0][0]])
-        for segment in {segment for segment, _ in places}:
-            at = [slot for slot, (of, _) in enumerate(places) if of == segment]
-            index = torch.tensor([places[slot][1] for slot in at])
+        given = tuple(tensor.new_empty(len(rows), *tensor.shape[1:]) for tensor in self.tensors[int(segments[0])])
+        for segment in set(segments.tolist()):
+            at = (segments == segment).nonzero().flatten()
             for out, tensor in zip(given, self.tensors[segment], strict=True):
-                out[torch.tensor(at)] = tensor.index_select(0, index)
+                out[at] = tensor.index_select(0, rows[at])
         return given
 
 

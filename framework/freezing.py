@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from framework.contracts import Layout, Plan, Stage
 from framework.errors import AuditFailed, FwError, name_hints
-from framework.files import tensor_digest
+from framework.files import tensor_digests
 
 
 def check_plan(layout: Layout, plan: Plan, policy: str) -> None:
@@ -60,13 +60,22 @@ def module_modes(layout: Layout, plan: Plan) -> dict[str, bool]:
 class ModeKeeper:
     """A forward pre-hook that puts the modes of a plan back whenever somebody called `train()` on the network.
 
-    Modes are set by `train(mode)`, parents first, never by the flag: some modules (LeViT's attention) act in it.
+    Modes are set by `train(mode)`, parents first, never by the flag where a class has a `train` of its own: some
+    modules (LeViT's attention) act in it.
     """
 
     def __init__(self, network: nn.Module, modes: Mapping[str, bool]) -> None:
         modules = dict(network.named_modules())
         names = sorted((name for name in modes if name in modules), key=lambda name: name.count("."))
         self.pairs = [(modules[name], modes[name]) for name in names]
+        self._others = [module for name, module in modules.items() if name not in modes]
+
+    def train(self) -> None:
+        """Train mode, and from there the mode of each module; what has none of its own trains."""
+        for module in self._others:
+            set_mode(module, True)
+        for module, mode in self.pairs:
+            set_mode(module, mode)
 
     def __call__(self, network: nn.Module, inputs: Any = None) -> None:
         """Restores the modes if the network is in train mode and any module has left its own."""
@@ -78,6 +87,15 @@ class ModeKeeper:
         for module, mode in self.pairs:
             if module.training is not mode:
                 module.train(mode)
+
+
+def set_mode(module: nn.Module, mode: bool) -> None:
+    """Sets the mode of one module; one whose class acts in `train` goes through train mode, with what is inside it."""
+    if type(module).train is nn.Module.train:
+        module.training = mode
+        return
+    module.train()
+    module.train(mode)
 
 
 @attrs.frozen
@@ -121,13 +139,12 @@ class FrozenNetwork:
 
     def train(self) -> None:
         """Train mode, as the plan has it."""
-        self.network.train()
-        self.keeper.restore()
+        self.keeper.train()
 
     def eval(self) -> None:
         """Eval mode everywhere; through train mode, which clears what modules cached in an earlier eval mode."""
-        self.network.train()
-        self.network.eval()
+        for module in self.network.modules():
+            set_mode(module, False)
 
     def audit(self) -> dict[str, Any]:
         """What moved since the plan came into force, against what the plan let move."""
@@ -148,6 +165,7 @@ class Auditor:
         self.layout = layout
         self.plan: Plan | None = None
         self.before: dict[str, str] = {}
+        self._known: dict[str, tuple[tuple[int, int], str]] = {}
         self.moved: set[str] = set()
         self.moved_by_plan: set[str] = set()
         self.ever_frozen: set[str] = set()
@@ -156,7 +174,25 @@ class Auditor:
     def open(self, plan: Plan) -> None:
         """Begins an interval: from here on, what `plan` freezes must not move."""
         self.plan = plan
-        self.before = {name: tensor_digest(tensor) for name, tensor in all_tensors(self.network).items()}
+        self.before = self.digests(all_tensors(self.network))
+        self.know(self.before)
+
+    def know(self, digests: Mapping[str, str]) -> None:
+        """Takes it that these are the hashes of the network's tensors now."""
+        tensors = all_tensors(self.network)
+        self._known = {name: (_writes(tensors[name]), digest) for name, digest in digests.items()}
+
+    def digests(self, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+        """The hash of each tensor; a parameter to which nobody wrote since it was hashed last is not hashed anew.
+
+        What is written behind torch's back (through `.data`) is not noticed here, but when the interval ends. torch
+        counts no writes of a norm to its statistics either, so buffers are always hashed.
+        """
+        known = {
+            name: self._known[name][1] for name, tensor in tensors.items()
+            if isinstance(tensor, nn.Parameter) and name in self._known and self._known[name][0] == _writes(tensor)
+        }  # fmt: skip
+        return known | tensor_digests({name: tensor for name, tensor in tensors.items() if name not in known})
 
     def close(self) -> None:
         """Ends the interval: notes what moved, frozen or not."""
@@ -164,13 +200,14 @@ class Auditor:
             return
         free = allowed_to_move(self.layout, self.plan)
         # A name that is gone was replaced by something else; one that is new was not there to be frozen.
-        now = {name: tensor_digest(tensor) for name, tensor in all_tensors(self.network).items()}
+        now = tensor_digests(all_tensors(self.network))
         changed = {name for name, digest in self.before.items() if now.get(name) != digest}
         self.moved |= changed - free
         self.moved_by_plan |= changed & free
         self.ever_frozen |= self.before.keys() - free
         self.ever_trainable |= set(self.plan.trainable)
         self.plan = None
+        self._known = {}
 
     def report(self) -> dict[str, Any]:
         """The audit of all intervals so far; an open one is looked at without ending it."""
@@ -209,6 +246,11 @@ class Auditor:
         self.before = dict(state["before"])
         for name in ("moved", "moved_by_plan", "ever_frozen", "ever_trainable"):
             setattr(self, name, set(state[name]))
+
+
+def _writes(tensor: Tensor) -> tuple[int, int]:
+    """Which memory a tensor has, and how often torch has written to it."""
+    return tensor.data_ptr(), tensor._version
 
 
 def all_tensors(network: nn.Module) -> dict[str, Tensor]:

@@ -146,6 +146,10 @@ class Index:
 
     def catalog(self) -> Catalog:
         """The catalog of the same plugins, to build components with."""
+        return self._catalog
+
+    @cached_property
+    def _catalog(self) -> Catalog:
         owners = {(KIND_OF_REGISTRY[reg].hook, name): card.plugin for (reg, name), card in self._by_name.items()}
         return Catalog((record.source for record in self.plugins if not record.fault), owners)
 

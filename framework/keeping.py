@@ -14,7 +14,7 @@ from framework.assemble import Assembly
 from framework.contracts import Split
 from framework.data import Images, in_batches
 from framework.feed import Fed, read_batches
-from framework.files import tensors_digest
+from framework.files import digest_of_digests
 from framework.filling import Entry, Filler, Rows, facts_of_images, missing_from
 from framework.freezing import allowed_to_move
 from framework.identity import code_of_modules, content_key, machine
@@ -90,7 +90,7 @@ class Keeper:
 
     def names(self, split: Split, which: str, view: int = 0) -> list[str]:
         """What an entry calls the images of a split: by their content, and by their draw where they are drawn."""
-        place = id(split), which, view
+        place = id(split), which, view if self._views(which) else None
         if place not in self.known:
             digests = [split.digest(position) for position in range(len(split))]
             drawn = [f"{digest}/{index}/{view}" for digest, index in zip(digests, split.indices, strict=True)]
@@ -114,7 +114,8 @@ class Keeper:
 
     def _digest_of_weights(self) -> str:
         if "weights" not in self.known:
-            self.known["weights"] = tensors_digest(tensors_of(self.run.network, self.partition.reads))
+            tensors = tensors_of(self.run.network, self.partition.reads)
+            self.known["weights"] = digest_of_digests(self.run.frozen.auditor.digests(tensors))
         return str(self.known["weights"])
 
     def _facts(self, which: str) -> dict[str, Any]:
@@ -244,12 +245,13 @@ def stored_batches(
     def on_device(rows: Tensor) -> Tensor:
         return (rows.pin_memory() if pinned else rows).to(device, non_blocking=pinned)
 
+    places = entry.places(names)
+    lost = {position for position, name in enumerate(names) if name in entry.unreadable}
     for batch in batches:
-        read = [position for position in batch if names[position] not in entry.unreadable]
-        rows = entry.rows([names[position] for position in read]) if read else ()
-        positions = torch.tensor(read, dtype=torch.int64)
-        targets = split.targets[positions].to(device, non_blocking=pinned)
-        skipped = tuple((p, entry.unreadable[names[p]]) for p in batch if names[p] in entry.unreadable)
+        positions = torch.tensor([p for p in batch if p not in lost] if lost else batch, dtype=torch.int64)
+        rows = entry.rows_at(places.index_select(0, positions)) if len(positions) else ()
+        targets = split.targets.index_select(0, positions).to(device, non_blocking=pinned)
+        skipped = tuple((p, entry.unreadable[names[p]]) for p in batch if p in lost) if lost else ()
         yield Fed(tuple(map(on_device, rows)), targets, positions, skipped)
 
 

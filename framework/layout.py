@@ -28,12 +28,13 @@ def derive_layout(
         network: a `Network`, or any model that ends with its head (`fc`, `classifier`, `heads.head`).
         grouping: the library's own stages, with names relative to the backbone; None derives them.
         sample_size: (channels, height, width) of one image, to find the order of execution.
-        seen: what `observe` saw, where that has been done.
+        seen: the trace of the network, or of the backbone of a `Network`, where it has been taken.
 
     Raises:
         FwError: the network does not accept such an image, or the grouping names a parameter that is not there.
     """
-    seen = seen or observe(network, sample_size)
+    seen = seen or trace(network.backbone if isinstance(network, Network) else network, sample_size)
+    seen = _in_network(seen) if isinstance(network, Network) else seen
     ordered = _Order(network, seen)
     head = HEAD if isinstance(network, Network) else find_head(network, seen)
     body_root = BACKBONE if isinstance(network, Network) else ""
@@ -84,11 +85,8 @@ def find_head(network: nn.Module, seen: Trace) -> str | None:
     return last if last and weight is not None and weight.ndim >= 2 and len(weight) == gives else None
 
 
-def observe(network: nn.Module, sample_size: SampleSize) -> Trace:
-    """The trace of a network; of a `Network`, its backbone's: the head comes last by construction."""
-    if not isinstance(network, Network):
-        return trace(network, sample_size)
-    seen = trace(network.backbone, sample_size)
+def _in_network(seen: Trace) -> Trace:
+    """The trace of a backbone as that of its `Network`: the head comes last by construction."""
     return attrs.evolve(seen, modules=_under(BACKBONE, seen.modules), parameters=_under(BACKBONE, seen.parameters))
 
 

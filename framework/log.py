@@ -31,7 +31,7 @@ def log_epoch(run: Run, rates: list[float]) -> None:
 
 
 def _append(path: Path, values: dict[str, Any]) -> int:
-    """Adds a line, on disk before this returns; gives the file's new length.
+    """Adds a line; gives the file's new length.
 
     Raises:
         FwError: the disk is full; half a line is cut off when the run is resumed.
@@ -40,10 +40,15 @@ def _append(path: Path, values: dict[str, Any]) -> int:
         with path.open("ab") as file:
             file.write((json.dumps(values) + "\n").encode())
             file.flush()
-            os.fsync(file.fileno())
             return file.tell()
     except OSError as error:
         raise FwError(f"cannot write {path}: {error.strerror}", f"make room, then: fw resume {path.parent}") from error
+
+
+def sync(folder: Path) -> None:
+    """Has the lines so far on disk, as a checkpoint needs that counts them."""
+    with (folder / METRICS).open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def cut(path: Path, length: int) -> None:

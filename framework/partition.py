@@ -172,8 +172,9 @@ def _at_head(frozen: FrozenNetwork, flops: int) -> Partition:
     keeper = ModeKeeper(head, {name.removeprefix("head."): mode for name, mode in inside.items()})
 
     def trained(features: Tensor) -> Tensor:
-        head.train()
-        keeper.restore()
+        if not head.training:
+            head.train()
+        keeper(head)
         logits: Tensor = head(features)
         return logits
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from framework.errors import FwError
 from framework.freezing import put_back
+from framework.passed import PASSED, what_is_checked
 from framework.running import Run
 from framework.task import Task
 
@@ -16,9 +17,15 @@ from framework.task import Task
 def require_paths(run: Run) -> None:
     """Sends two images of noise through the network and back; buffers, gradients and random streams are put back.
 
+    It is done once in a process for what is the same.
+
     Raises:
         FwError: a trainable parameter has no path to the loss; a batch too small for batch norm.
     """
+    table, task = run.parts.recipe.parts["loss"], run.parts.data.task
+    what = what_is_checked(run.parts, table.plain(), task.kind, task.num_classes, _shortest_batch(run))
+    if what in PASSED:
+        return
     network, plan = run.parts.network, run.parts.frozen.plan
     spec, device = run.parts.model.spec, run.parts.device
     before = {name: buffer.clone() for name, buffer in network.named_buffers()}
@@ -39,6 +46,7 @@ def require_paths(run: Run) -> None:
         some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise FwError(f"{len(missing)} trainable parameters have no path to the loss: {some}",
                       "this network does not use them: leave them out with the policy 'pattern'")  # fmt: skip
+    PASSED.add(what)
 
 
 def _backward(run: Run, images: Tensor) -> None:

@@ -25,9 +25,9 @@ TESTED = "; the test split was scored once, after that"
 UNTESTED = "; no test split: validation, also used for selection"
 
 
-def model_facts(run: Run, facts: dict[str, Any]) -> dict[str, Any]:
+def model_facts(run: Run) -> dict[str, Any]:
     """What stands in the model file beside its tensors."""
-    recipe, data = run.parts.recipe, run.parts.data
+    recipe, data, facts = run.parts.recipe, run.parts.data, run.facts
     return {
         "name": recipe.name,
         "task": data.task.kind,
@@ -42,15 +42,15 @@ def model_facts(run: Run, facts: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def save_model(run: Run, path: Path, facts: dict[str, Any]) -> None:
+def save_model(run: Run, path: Path) -> None:
     """Writes the selected network with its class names, head and input spec."""
     state = {name: plain_tensor(tensor) for name, tensor in run.parts.network.state_dict().items()}
-    save_tensors(path, state, model_facts(run, facts))
+    save_tensors(path, state, model_facts(run))
 
 
 def load_model(path: Path) -> tuple[dict[str, Any], Any]:
     """The tensors and facts of a model file."""
-    return load_tensors(path, "the run has not finished, or the file was moved")
+    return load_tensors(path, "the run has not finished, it was told train.keep_model = false, or the file was moved")
 
 
 def prediction_rows(split: Split, scores: Scores, task: Task) -> list[dict[str, Any]]:
@@ -97,15 +97,14 @@ def prediction_columns(task: Task) -> list[str]:
     return ["image", "target", "predicted", *(f"p_{name}" for name in task.classes)]
 
 
-def summary(run: Run, facts: dict[str, Any], best: dict[str, dict[str, float]]) -> dict[str, Any]:
+def summary(run: Run, best: dict[str, dict[str, float]]) -> dict[str, Any]:
     """The run in one table of facts.
 
     Args:
         run: finished, with the selected network in place.
-        facts: what was saved before the first step: weights, environment, data.
         best: split -> metrics of the selected network.
     """
-    at, parts = run.standing, run.parts
+    at, parts, facts = run.standing, run.parts, run.facts
     audit = parts.frozen.audit()
     seconds = run.clock.seconds
     return {

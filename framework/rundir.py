@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,8 @@ from framework.files import write_json, write_text
 from framework.index import Index
 from framework.recipe import Recipe
 
-RECIPE, SUMMARY, MODEL, ENVIRONMENT = "recipe.toml", "summary.json", "model.safetensors", "environment.json"
+RECIPE, SUMMARY, MODEL = "recipe.toml", "summary.json", "model.safetensors"
+ENVIRONMENT, ORIGIN = "environment.json", "origin.json"
 _LOCK = ".lock"
 _BEFORE_RECIPE = (_LOCK, f".{RECIPE}.????????")
 """What a run that was killed before its recipe was on disk leaves: its lock, and the recipe half-written."""
@@ -154,6 +157,7 @@ def environment(index: Index) -> dict[str, Any]:
     }
 
 
+@cache
 def _version(distribution: str) -> str | None:
     try:
         return version(distribution)
@@ -161,9 +165,24 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def write_environment(folder: Path, facts: dict[str, Any]) -> None:
-    """Writes what `environment` gathered."""
-    write_json(folder / ENVIRONMENT, facts)
+def write_facts(folder: Path, facts: dict[str, Any]) -> None:
+    """Writes what a run starts from: `environment`, and beside it the weights and the data."""
+    write_json(folder / ENVIRONMENT, facts["environment"])
+    write_json(folder / ORIGIN, {name: value for name, value in facts.items() if name != "environment"})
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What a run started from.
+
+    Raises:
+        FwError: it was stopped before that was written.
+    """
+    try:
+        environment, origin = (json.loads((folder / name).read_text("utf-8")) for name in (ENVIRONMENT, ORIGIN))
+    except (OSError, ValueError):
+        raise FwError(f"the run in {folder} was stopped before it began to train",
+                      f"start it again: fw run {folder / RECIPE} --out {folder} --overwrite") from None  # fmt: skip
+    return {**origin, "environment": environment}
 
 
 def is_finished(folder: Path) -> bool:

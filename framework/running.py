@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +97,9 @@ class Run:
         pending: losses not yet looked at, each with its number of images.
         images_in_step: images read for the optimizer step under way.
         newest: what the newest epoch made of the validation split; None where another process trained it.
+        facts: what the run started from: `weights`, `environment`, `data`, `heading`.
+        best: what can move, as the best epoch has it, where that is not on disk.
+        saved_at: when the newest checkpoint was written, or the run began, by `time.monotonic`.
     """
 
     parts: Assembly
@@ -109,6 +114,9 @@ class Run:
     pending: list[tuple[Tensor, int]] = attrs.field(factory=list)
     images_in_step: int = 0
     newest: Scores | None = None
+    facts: Mapping[str, Any] = attrs.field(factory=dict)
+    best: dict[str, Tensor] = attrs.field(factory=dict)
+    saved_at: float = attrs.field(factory=time.monotonic)
 
     def note_skipped(self, split: Split, skipped: Iterable[tuple[int, str]]) -> None:
         """Remembers which images of a split could not be read, by name, once."""
@@ -133,24 +141,24 @@ class Run:
             raise FwError(f"the loss is {at.loss_sum} at step {at.step}, in epoch {at.epoch + 1}",
                           "lower optimizer.lr, or set train.clip_norm")  # fmt: skip
 
-    @property
+    @cached_property
     def batches_per_epoch(self) -> int:
         """Batches of an epoch."""
         return self.feed.batches_per_epoch()
 
-    @property
+    @cached_property
     def steps_per_epoch(self) -> int:
         """Optimizer steps of an epoch."""
         return math.ceil(self.batches_per_epoch / self.parts.recipe.train.accumulate)
 
-    @property
+    @cached_property
     def steps(self) -> int:
         """Optimizer steps of the whole run, `max_steps` taken into account."""
         total = self.parts.recipe.train.epochs * self.steps_per_epoch
         limit = self.parts.recipe.train.max_steps
         return min(total, limit) if limit else total
 
-    @property
+    @cached_property
     def epochs(self) -> int:
         """Epochs of the run; the last may be cut short by `max_steps`."""
         return math.ceil(self.steps / self.steps_per_epoch)

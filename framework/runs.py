@@ -26,13 +26,16 @@ from framework.recipe import Recipe, load_resolved
 from framework.running import Run, Standing, new_schedule
 from framework.score import Scores
 from framework.shapes import to_plain
+from framework.shared import Shared
 from framework.signals import StopRequest
 from framework.stored import Divided
 from framework.train import begin_plan, follow_plan, score_split, stop_if_asked, train
 from framework.watchers import Watchers
 
 
-def start_run(recipe: Recipe, index: Index, out: Path | None, overwrite: bool, display: Display) -> dict[str, Any]:
+def start_run(
+    recipe: Recipe, index: Index, out: Path | None, overwrite: bool, display: Display, shared: Shared | None = None
+) -> dict[str, Any]:
     """Trains a recipe from the beginning.
 
     Args:
@@ -41,6 +44,7 @@ def start_run(recipe: Recipe, index: Index, out: Path | None, overwrite: bool, d
         out: the run directory; `runs/<name>` if absent.
         overwrite: whether an earlier run in it may be replaced.
         display: told how it goes.
+        shared: with the other runs of a study.
 
     Returns:
         the summary, which is also on disk.
@@ -51,32 +55,29 @@ def start_run(recipe: Recipe, index: Index, out: Path | None, overwrite: bool, d
     began = time.perf_counter()
     folder = out or rundir.default_folder(recipe)
     rundir.require_free(folder, overwrite)
-    run = prepare_run(recipe, index, folder, display)
-    parts = run.parts
-    used = to_plain(parts.model.weights)
-    facts = {"weights": used, "environment": rundir.environment(index), "data": _data_facts(parts.data),
-             "heading": None if used["transfer"] else RANDOM_BACKBONE}  # fmt: skip
+    run = prepare_run(recipe, index, folder, display, shared)
     rundir.create(folder, overwrite)  # not earlier: a mistake found above leaves no trace, and an old run in place
     try:
         with rundir.locked(folder):
-            rundir.write_recipe(folder, parts.recipe)
-            rundir.write_environment(folder, facts["environment"])
+            rundir.write_recipe(folder, run.parts.recipe)
+            rundir.write_facts(folder, dict(run.facts))
             log.cut(folder / log.METRICS, 0)
-            checkpoint.save_base(folder, parts, facts)
             run.clock.seconds["start_up"] = time.perf_counter() - began
-            return _go(run, facts)
+            return _go(run)
     except FwError:
         if not checkpoint.exists(folder):  # nothing to go on from: an image that cannot be read, a loss of NaN
             rundir.discard(folder)
         raise
 
 
-def prepare_run(recipe: Recipe, index: Index, folder: Path, display: Display) -> Run:
+def prepare_run(recipe: Recipe, index: Index, folder: Path, display: Display, shared: Shared | None = None) -> Run:
     """A run before its first step, its first plan in force; nothing is written."""
-    parts = assemble(recipe, index)
+    parts = assemble(recipe, index, shared=shared)
     used = to_plain(parts.model.weights)
     parts = attrs.evolve(parts, recipe=results.recipe_with_pinned_weights(recipe, used))
-    run = _new_run(parts, folder, index, display)
+    facts = {"weights": used, "environment": rundir.environment(index), "data": _data_facts(parts.data),
+             "heading": None if used["transfer"] else RANDOM_BACKBONE}  # fmt: skip
+    run = _new_run(parts, facts, folder, index, display)
     begin_plan(run)
     return run
 
@@ -97,29 +98,26 @@ def resume_run(folder: Path, index: Index, display: Display) -> dict[str, Any]:
         saved = checkpoint.read(folder)
         if saved is not None:
             _require_same_recipe(folder, saved[1]["recipe"])
-        if not (folder / checkpoint.BASE).is_file():
-            raise FwError(f"the run in {folder} was stopped before it began to train",
-                          f"start it again: fw run {folder / rundir.RECIPE} --out {folder} --overwrite")  # fmt: skip
-        parts = assemble(recipe, index, bare=True)
-        facts = checkpoint.load_base(folder, parts.network)
+        facts = rundir.read_facts(folder)
+        parts = assemble(recipe, index, bare=saved is not None)
         _require_same_data(facts["data"], parts.data)
         _warn_of_changes(facts["environment"], rundir.environment(index), display)
-        run = _new_run(parts, folder, index, display)
+        run = _new_run(parts, facts, folder, index, display)
         if saved is None:
-            parts.frozen.auditor.open(parts.frozen.plan)
-            run.standing.movable |= checkpoint.movable(parts)
+            begin_plan(run)
         else:
+            checkpoint.load_base(folder, parts.network)
             checkpoint.restore(run, *saved)
         log.cut(folder / log.METRICS, run.standing.log_bytes)
         run.clock.seconds["start_up"] = run.clock.seconds.get("start_up", 0.0) + time.perf_counter() - began
-        return _go(run, facts)
+        return _go(run)
 
 
-def _new_run(parts: Assembly, folder: Path, index: Index, display: Display) -> Run:
+def _new_run(parts: Assembly, facts: dict[str, Any], folder: Path, index: Index, display: Display) -> Run:
     stop = StopRequest()
     feed = feed_of(parts, display, lambda: stop_if_asked(run))
     run = Run(parts, feed, new_schedule(parts, feed), Standing(), folder, display, Watchers(index, display.warn),
-              Clock(parts.device), stop)  # fmt: skip
+              Clock(parts.device), stop, facts=facts)  # fmt: skip
     return run
 
 
@@ -132,9 +130,9 @@ def feed_of(parts: Assembly, display: Display, between_batches: Callable[[], Non
     return Divided(parts, filler, decoded, display.note)
 
 
-def _go(run: Run, facts: dict[str, Any]) -> dict[str, Any]:
+def _go(run: Run) -> dict[str, Any]:
     """Trains to the end and writes the results."""
-    recipe = run.parts.recipe
+    recipe, facts = run.parts.recipe, run.facts
     started = {
         "name": recipe.name, "run_dir": str(run.folder), "epochs": run.epochs, "steps": run.steps,
         "epoch": run.standing.epoch, "step": run.standing.step, "transfer": facts["weights"]["transfer"],
@@ -151,7 +149,7 @@ def _go(run: Run, facts: dict[str, Any]) -> dict[str, Any]:
                 follow_plan(run)
             train(run)
         run.parts.frozen.auditor.close()
-        summary = finish(run, facts)
+        summary = finish(run)
     run.display.ended(summary)
     run.watchers.tell("fw_run_ended", status=summary["status"], summary=summary, run_dir=str(run.folder))
     if summary["status"] != "done":
@@ -159,7 +157,7 @@ def _go(run: Run, facts: dict[str, Any]) -> dict[str, Any]:
     return summary
 
 
-def finish(run: Run, facts: dict[str, Any]) -> dict[str, Any]:
+def finish(run: Run) -> dict[str, Any]:
     """Scores the selected network, the test split once, and writes model, predictions and summary."""
     best: dict[str, dict[str, float]] = {}
     data = run.parts.data
@@ -172,10 +170,11 @@ def finish(run: Run, facts: dict[str, Any]) -> dict[str, Any]:
             best[name] = scores.metrics
             rows = results.prediction_rows(split, scores, data.task)
             results.write_rows(run.folder / "predictions" / f"{name}.csv", rows, results.prediction_columns(data.task))
-    results.save_model(run, run.folder / rundir.MODEL, facts)
-    summary = results.summary(run, facts, best)
+    if run.parts.recipe.train.keep_model:
+        results.save_model(run, run.folder / rundir.MODEL)
+    summary = results.summary(run, best)
     write_json(run.folder / rundir.SUMMARY, summary)  # which marks the run as finished
-    for spent in (checkpoint.BASE, checkpoint.BEST, checkpoint.PREVIOUS):
+    for spent in (checkpoint.BASE, checkpoint.BEST, checkpoint.LAST, checkpoint.PREVIOUS):
         (run.folder / spent).unlink(missing_ok=True)
     return summary
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,9 +13,9 @@ from torch import Tensor, fx, nn
 from framework.assemble import Assembly, in_format
 from framework.draws import seed_draws
 from framework.freezing import all_tensors, put_back
-from framework.identity import code_of_modules, machine
 from framework.measure import autocast
 from framework.partition import Fixed, Partition, in_chunks
+from framework.passed import PASSED, what_is_checked
 
 IMAGES, IMAGES_OF_STATISTICS = 2, 4
 """Images of the check: few enough to cost little beside a run; more where a norm takes statistics of its batch."""
@@ -25,10 +24,6 @@ TOLERANCE = {"fp32": 1e-3, "bf16": 0.1}
 the bits of other chunks differ by rounding, which batch statistics of a few images enlarge."""
 SHIFT = 0.1
 """What trains is moved by this share of its spread, so that a value of its that was baked in shows."""
-
-
-PASSED: set[str] = set()
-"""What was checked in this process, and passed; a study runs the same partition many times."""
 
 
 class CheckFailed(Exception):
@@ -66,7 +61,8 @@ def check_partition(run: Assembly, partition: Partition, fixed: Fixed, chunk: in
     Raises:
         CheckFailed: with the first thing that differs.
     """
-    what = _what_is_checked(run, partition, chunk)
+    parts = [part.code if isinstance(part, fx.GraphModule) else "" for part in (partition.trained, partition.scored)]
+    what = what_is_checked(run, partition.structure, partition.boundary, parts, run.recipe.engine.compile, chunk)
     if what in PASSED:
         return
     network, images = run.network, _images(run)
@@ -91,16 +87,6 @@ def check_partition(run: Assembly, partition: Partition, fixed: Fixed, chunk: in
             raise CheckFailed(f"it raises {type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
     compare(expected, found, TOLERANCE[run.recipe.train.precision])
     PASSED.add(what)
-
-
-def _what_is_checked(run: Assembly, partition: Partition, chunk: int) -> str:
-    """All that the outcome hangs on, but for the values of tensors."""
-    plan, recipe = run.frozen.plan, run.recipe
-    parts = [part.code if isinstance(part, fx.GraphModule) else "" for part in (partition.trained, partition.scored)]
-    facts = (partition.structure, partition.boundary, parts, repr(run.network), code_of_modules(run.network),
-             sorted(plan.trainable), sorted(plan.batch_stats), recipe.train.precision, recipe.engine.compile,
-             run.memory_format, machine(run.device), chunk, run.model.spec)  # fmt: skip
-    return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
 def _images(run: Assembly) -> Tensor:

@@ -29,7 +29,10 @@ class TrainTable:
     cutmix: NonNegative = key(0.0, "alpha of cutmix (1905.04899); 0: off; with mixup, one of the two per batch")
     monitor: str = key("val.accuracy", "the validation metric that chooses the best model")
     patience: Count = key(0, "stop after this many epochs without a better monitor; 0: never")
-    checkpoint_every: Count = key(0, "optimizer steps between checkpoints, beside one per epoch; 0: none")
+    checkpoint_every: Count = key(
+        0, "optimizer steps between checkpoints, beside one per epoch; 0: one per epoch, at most one in 5 seconds"
+    )
+    keep_model: bool = key(True, "write model.safetensors at the end; a comparison does without")
 
 
 @attrs.frozen(kw_only=True)

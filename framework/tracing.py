@@ -107,8 +107,12 @@ def _ghost(network: nn.Module) -> nn.Module:
         memo[id(parameter)] = nn.Parameter(_shape_of(parameter), requires_grad=False)
     for tensor in (*network.buffers(), *loose_tensors(network)):
         memo[id(tensor)] = _shape_of(tensor)
-    memo.update((id(empty), OrderedDict()) for empty in _empty_hooks(network))
-    return copy.deepcopy(network, memo).eval()
+    return _copy(network, memo).eval()
+
+
+def _copy(network: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """A deep copy; what `memo` holds under the identity of something stands in its place."""
+    return copy.deepcopy(network, {**memo, **{id(empty): OrderedDict() for empty in _empty_hooks(network)}})
 
 
 def _empty_hooks(network: nn.Module) -> Iterator[OrderedDict[Any, Any]]:
@@ -139,7 +143,12 @@ def twin(network: nn.Module, others: Mapping[str, Tensor] | None = None) -> nn.M
     shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers(), *loose_tensors(network))}
     for name, value in (others or {}).items():
         shared[id(network.get_parameter(name))] = nn.Parameter(value, requires_grad=False)
-    return copy.deepcopy(network, shared)
+    return _copy(network, shared)
+
+
+def copied(network: nn.Module) -> nn.Module:
+    """A copy of a network with tensors of its own."""
+    return _copy(network, {})
 
 
 @contextmanager

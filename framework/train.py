@@ -32,7 +32,8 @@ SETTLE_EVERY = {True: 1, False: 32}
 def train(run: Run) -> None:
     """Trains until the last epoch, the last step, or patience runs out.
 
-    A checkpoint is on disk after every epoch, every `checkpoint_every` steps, and before a signal stops the run.
+    A checkpoint is written at the end of an epoch where one is due, every `checkpoint_every` steps, and before a signal
+    stops the run.
 
     Raises:
         Interrupted: a signal asked to stop.
@@ -82,7 +83,8 @@ def add_gradient(run: Run, batch: Fed) -> None:
     with run.autocast():
         logits = run.feed.forward(inputs)
         loss = run.parts.criterion(logits.float(), targets)
-    (loss * (count / images_of_step(run, at.batch))).backward()  # type: ignore[no-untyped-call]
+    share = count / images_of_step(run, at.batch)
+    (loss if share == 1 else loss * share).backward()  # type: ignore[no-untyped-call]
     run.note_loss(loss, count)
     run.images_in_step += count
     at.images_trained += count
@@ -125,7 +127,7 @@ def after_step(run: Run) -> None:
     if len(run.pending) >= SETTLE_EVERY[run.parts.device.type == "cpu"]:
         run.settle()
         run.display.batch({"epoch": at.epoch, "step": at.step, "steps": run.steps, "loss": mean_loss(run),
-                           "images": at.images_trained, "memory_mb": peak_rss_mb()})  # fmt: skip
+                           "images": at.images_trained})  # fmt: skip
     if every and at.step % every == 0 and not run.epoch_is_over:
         checkpoint.save(run)
     stop_if_asked(run)
@@ -176,7 +178,7 @@ def choose_best(run: Run, metrics: dict[str, float]) -> None:
     first_number = math.isnan(at.best.value) and not math.isnan(value)
     if not at.best.epoch or first_number or sign * value > sign * at.best.value:
         at.best.epoch, at.best.value = at.epoch + 1, value
-        checkpoint.save_best(run)
+        checkpoint.keep_best(run)
     at.stopped_early = bool(keys.patience) and at.epoch + 1 - at.best.epoch >= keys.patience
 
 
@@ -188,8 +190,10 @@ def end_epoch(run: Run) -> None:
     log_epoch(run, rates)
     facts: dict[str, Any] = {"epoch": at.epoch, "epochs": run.epochs, "step": at.step, "metrics": dict(at.last),
                              "lr": rates[0], "images_per_s": images_per_s(run)}  # fmt: skip
-    checkpoint.save(run)
-    run.watchers.tell("fw_checkpoint_written", epoch=at.epoch, step=at.step, path=str(checkpoint.path_of(run.folder)))
+    if checkpoint.is_due(run):
+        checkpoint.save(run)
+        written = str(checkpoint.path_of(run.folder))
+        run.watchers.tell("fw_checkpoint_written", epoch=at.epoch, step=at.step, path=written)
     run.watchers.tell("fw_epoch_ended", **facts, network=run.parts.network)
     run.display.epoch({**facts, "memory_mb": peak_rss_mb(), "device_mb": peak_device_mb(run.parts.device),
                        "seconds": sum(run.clock.seconds.get(name, 0.0) for name in ("train", "validate"))})  # fmt: skip
@@ -230,6 +234,7 @@ def change_plan(run: Run, plan: Plan) -> None:
     """Everything that depends on the plan follows: audit, modes, optimizer, schedule, batches."""
     check_plan(run.parts.model.layout, plan, run.parts.recipe.parts["freezing"].use)
     run.parts.frozen.auditor.close()
+    checkpoint.keep_base(run)
     change = run.parts.frozen.apply(plan)
     run.parts.groups.follow(plan)
     begin_plan(run)

@@ -41,6 +41,10 @@ class WeightsUsed:
     transfer: bool
 
 
+PRETRAINED = 0
+"""The seed of what is drawn for a network that has weights, so that it is the same whatever the recipe's seed."""
+
+
 def build_backbone(component: Component, keys: BackboneKeys, config: Any, seed: int) -> tuple[Backbone, WeightsUsed]:
     """The backbone with the first weights of the list that can be had.
 
@@ -48,7 +52,7 @@ def build_backbone(component: Component, keys: BackboneKeys, config: Any, seed: 
         component: for messages.
         keys: the core's keys of `[backbone]`.
         config: the component's config object.
-        seed: the recipe's; freshly drawn parameters are a function of it.
+        seed: the recipe's; random weights are a function of it.
 
     Raises:
         FwError: no source can be had, each with its reason; weights that do not fit; another SHA-256 than asked.
@@ -77,10 +81,10 @@ def _attempt(config: Any, keys: BackboneKeys, source: str, seed: int) -> tuple[B
     if source == "random":
         return build_bare(config, keys, seed), False
     if scheme == "file" and rest:
-        return _from_file(build_bare(config, keys, seed), Path(rest)), True
+        return _from_file(build_bare(config, keys, PRETRAINED), Path(rest)), True
     if scheme == "run" and rest:
-        return _from_run(build_bare(config, keys, seed), Path(rest))
-    return _seeded(config, request(keys, source), seed), True
+        return _from_run(build_bare(config, keys, PRETRAINED), Path(rest))
+    return _seeded(config, request(keys, source), PRETRAINED), True
 
 
 def request(keys: BackboneKeys, weights: str | None) -> BackboneRequest:

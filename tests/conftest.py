@@ -64,7 +64,7 @@ class Result:
 @pytest.fixture(autouse=True)
 def nothing_passed_a_self_check() -> None:
     """Each test as in a process of its own."""
-    from framework.selfcheck import PASSED
+    from framework.passed import PASSED
 
     PASSED.clear()
 

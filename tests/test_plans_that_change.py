@@ -333,17 +333,17 @@ def test_the_selected_model_is_the_best_epochs_though_more_moved_later(
 ) -> None:
     """The first epoch is made the best; what only later plans let move must be as it was then."""
     kept: dict[str, torch.Tensor] = {}
-    validate, save_best = train.validate, checkpoint.save_best
+    validate, keep_best = train.validate, checkpoint.keep_best
 
     def worse_and_worse(run: Run) -> dict[str, float]:
         return {**validate(run), "accuracy": -float(run.standing.epoch)}
 
     def keep(run: Run) -> None:
         kept.update({name: tensor.clone() for name, tensor in run.parts.network.state_dict().items()})
-        save_best(run)
+        keep_best(run)
 
     monkeypatch.setattr(train, "validate", worse_and_worse)
-    monkeypatch.setattr(checkpoint, "save_best", keep)
+    monkeypatch.setattr(checkpoint, "keep_best", keep)
     overrides = [*SMALL, *NETWORKS["batch_norm"], f"freezing={{use='scripted', script='{script}'}}"]
     summary = start_run(load_recipe("smoke", plugged, overrides), plugged, tmp_path / "run", True, NullDisplay())
     assert summary["metrics"]["best"]["epoch"] == 1

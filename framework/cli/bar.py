@@ -46,8 +46,10 @@ class BarDisplay(PlainDisplay):
         """Moves the bar, ten times a second at most."""
         speed = self._speed.per_second(facts["images"])
         if self._task is not None and self._speed.due():
+            from framework.measure import peak_rss_mb
+
             self._progress.update(self._task, completed=facts["step"], epoch=facts["epoch"] + 1, loss=facts["loss"],
-                                  speed=speed, memory=facts["memory_mb"])  # fmt: skip
+                                  speed=speed, memory=peak_rss_mb())  # fmt: skip
 
     def ended(self, summary: Facts) -> None:
         """Takes the bar away and prints the closing table."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import sys
@@ -28,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         the exit code: 0 done; 2 the user can mend it; 3 an audit failed; 130 or 143 interrupted; 1 a bug.
     """
     gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
+    atexit.register(gc.freeze)  # else the interpreter looks through all of them once more before it ends: a second
     from framework.cli.app import app
 
     if "_FW_COMPLETE" in os.environ:

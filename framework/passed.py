@@ -1,0 +1,20 @@
+"""Passed: checks of a network that a process need not make twice; a study trains the same one many times."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from framework.assemble import Assembly
+from framework.identity import code_of_modules, machine
+
+PASSED: set[str] = set()
+"""What was checked in this process, and passed."""
+
+
+def what_is_checked(run: Assembly, *more: Any) -> str:
+    """A hash of what a network computes with under its plan, but for the values of tensors, and of plain facts."""
+    plan, recipe = run.frozen.plan, run.recipe
+    facts = (repr(run.network), code_of_modules(run.network), sorted(plan.trainable), sorted(plan.batch_stats),
+             recipe.train.precision, run.memory_format, machine(run.device), run.model.spec, more)  # fmt: skip
+    return hashlib.sha256(repr(facts).encode()).hexdigest()

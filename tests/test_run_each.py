@@ -1,0 +1,110 @@
+"""Variants of a recipe in one process: they share what they begin with, and nothing that they do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import framework as fw
+from framework import assemble, runs
+from framework.assemble import Builder
+from framework.files import load_tensors
+from framework.shared import Shared
+
+SMALL = {
+    "data.images": 40, "data.classes": 3, "data.size": 40, "backbone.use": "timm/test_efficientnet",
+    "backbone.image_size": 32, "train.batch_size": 8, "train.epochs": 2, "optimizer.lr": 0.05,
+}  # fmt: skip
+VARIANTS = {
+    "head": {"freezing.use": "frozen"},
+    "all of it": {"freezing.use": "full", "freezing.norm": "batch"},
+    "another seed": {"freezing.use": "frozen", "seed": 1},
+    "head again": {"freezing.use": "frozen"},
+    "new statistics": {"freezing.use": "frozen", "freezing.norm": "recalibrate"},
+}
+"""The second moves every tensor, so that one it left behind would show in the fourth."""
+
+
+def test_each_ends_bit_for_bit_as_it_does_alone(tmp_path: Path) -> None:
+    variants = {name: {**SMALL, **overrides} for name, overrides in VARIANTS.items()}
+    together = list(fw.run_each("smoke", variants, out=tmp_path / "together"))
+    assert [result.folder.name for result in together] == list(VARIANTS)
+    for result, (name, overrides) in zip(together, variants.items(), strict=True):
+        alone = fw.run("smoke", overrides, out=tmp_path / "alone" / name)
+        for key in ("metrics", "audit", "weights", "params"):
+            assert result[key] == alone[key], name
+        one, other = (load_tensors(run.folder / "model.safetensors")[0] for run in (result, alone))
+        assert [tensor for tensor in one if not torch.equal(one[tensor], other[tensor])] == [], name
+
+
+def test_what_they_have_in_common_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    monkeypatch.setenv("FW_CACHE_DIR", str(tmp_path / "cache"))
+    for what in ("_new_start", "_new_data"):
+        honest = getattr(Builder, what)
+        monkeypatch.setattr(Builder, what, lambda self, *a, h=honest, w=what: made.append(w) or h(self, *a))
+    derive = assemble.derive_layout
+    monkeypatch.setattr(assemble, "derive_layout", lambda *a: made.append("layout") or derive(*a))
+    rates = {f"{rate}": {**SMALL, "freezing.use": "frozen", "optimizer.lr": rate} for rate in (0.1, 0.01, 0.001)}
+    results = list(fw.run_each("smoke", rates, out=tmp_path / "runs"))
+    assert sorted(made) == ["_new_data", "_new_start", "layout"]
+    assert [result["partition"]["images_found"] > 0 for result in results] == [False, True, True]
+    assert len({result["metrics"]["final"]["train"]["loss"] for result in results}) == 3
+
+
+def test_a_mistake_in_a_variant_is_told_before_the_first_run(tmp_path: Path) -> None:
+    with pytest.raises(fw.FwError, match="momentun"):
+        fw.run_each("smoke", {"good": SMALL, "bad": {**SMALL, "optimizer.momentun": 0.9}}, out=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_that_keeps_no_model_says_so_when_asked_for_it(tmp_path: Path) -> None:
+    result = fw.run("smoke", {**SMALL, "train.keep_model": False}, out=tmp_path / "run")
+    assert result["status"] == "done"
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    with pytest.raises(fw.FwError, match="keep_model = false"):
+        fw.load(tmp_path / "run")
+
+
+def test_things_are_told_apart_by_all_that_they_are_made_from() -> None:
+    shared, made = Shared(), iter(range(9))
+    asked = [("a", [1]), ("a", [2]), ("b", [1]), ("a", {"x": 1, "y": 2}), ("a", {"y": 2, "x": 1}), ("a", [1])]
+    assert [shared.once(what, of, lambda: next(made)) for what, of in asked] == [0, 1, 2, 3, 3, 0]
+
+
+def test_checkpoints_rest_where_epochs_are_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The selected model is that of the best epoch all the same."""
+    written: list[int] = []
+    save = runs.checkpoint.save
+    monkeypatch.setattr(runs.checkpoint, "save", lambda run: written.append(run.standing.epoch) or save(run))
+    keys = {**SMALL, "freezing.use": "full", "train.epochs": 4}
+    tensors = []
+    for rest, expected in ((3600.0, []), (0.0, [1, 2, 3, 4])):
+        written.clear()
+        monkeypatch.setattr(runs.checkpoint, "REST_S", rest)
+        fw.run("smoke", keys, out=tmp_path / f"rest {rest}")
+        assert written == expected
+        tensors.append(load_tensors(tmp_path / f"rest {rest}" / "model.safetensors")[0])
+    assert [name for name, one in tensors[0].items() if not torch.equal(one, tensors[1][name])] == []
+
+
+def test_a_parameter_that_was_written_to_is_hashed_anew_and_a_statistic_always() -> None:
+    from framework.freezing import Auditor, all_tensors
+    from framework.layout import derive_layout
+
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Flatten())
+    layout = derive_layout(network, None, (3, 8, 8))
+    auditor = Auditor(network, layout)
+    auditor.open(fw.Plan({}))
+    before = auditor.digests(all_tensors(network))
+    assert before == auditor.before
+    with torch.no_grad():
+        network[0].bias.add_(1)
+        network(torch.randn(2, 3, 8, 8))
+    after = auditor.digests(all_tensors(network))
+    moved = {name for name, digest in after.items() if digest != before[name]}
+    assert moved == {"0.bias", "1.running_mean", "1.running_var", "1.num_batches_tracked"}
+    auditor.close()
+    assert auditor.moved == moved
