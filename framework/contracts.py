@@ -340,7 +340,7 @@ class ImageSource(Protocol):
     """Where images come from. Copied into worker processes, so it must be picklable."""
 
     def load(self, index: int) -> ImageLike:
-        """The image: PIL, or a uint8 tensor (C, H, W). Raises `UnreadableImage`."""
+        """The image: PIL, or a uint8 tensor (C, H, W). Raises `UnreadableImage`. Several threads may call at once."""
         ...
 
     def digest(self, index: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -13,9 +14,9 @@ from torch import Tensor
 
 from framework.assemble import Assembly
 from framework.contracts import ImageSource, Pipeline, Split, UnreadableImage
-from framework.data import read_ahead
 from framework.filling import Entry, Filler, NotKept, Rows, facts_of_images, missing_from
 from framework.identity import content_key
+from framework.lanes import side_by_side
 
 if TYPE_CHECKING:
     from framework.contracts import ImageLike
@@ -139,7 +140,7 @@ def _bytes_of(image: ImageLike) -> tuple[Tensor, int]:
 def _rows(split: Split, before: Pipeline, positions: Sequence[int]) -> Rows:
     """Batch by batch: all bytes of its images in a row, and for each its mode and three sides."""
     batches = [positions[at : at + AT_ONCE] for at in range(0, len(positions), AT_ONCE)]
-    for read, images in read_ahead(_read(split, before, batch) for batch in batches):
+    for read, images in side_by_side(partial(_read, split, before), batches, torch.get_num_threads()):
         parts = [_bytes_of(image) for image in images]
         table = torch.tensor([[mode, *pixels.shape] for pixels, mode in parts], dtype=torch.int64)
         if read:
