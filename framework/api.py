@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from framework.allocator import keeping_memory
-from framework.assemble import make_config
+from framework.builder import make_config
 from framework.contracts import FreezingPolicy, Layout, Plan
 from framework.display import Display, NullDisplay
 from framework.errors import FwError, name_hints

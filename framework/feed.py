@@ -11,11 +11,12 @@ import attrs
 import torch
 from torch import Tensor
 
-from framework.assemble import Assembly, in_format
+from framework.assemble import Assembly
 from framework.contracts import Pipeline, Split
 from framework.data import Images, balanced_order, loader
 from framework.decoded import Decoded
 from framework.filling import NotKept
+from framework.formats import in_format
 from framework.lean import Lean
 from framework.mixing import Inputs
 from framework.recipe import Recipe

@@ -10,8 +10,9 @@ import attrs
 import torch
 from torch import Tensor, fx, nn
 
-from framework.assemble import Assembly, in_format
+from framework.assemble import Assembly
 from framework.draws import seed_draws
+from framework.formats import in_format
 from framework.freezing import all_tensors, put_back
 from framework.measure import autocast
 from framework.partition import Fixed, Partition, in_chunks

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from framework.assemble import Assembly, in_format
+from framework.assemble import Assembly
 from framework.contracts import Plan, Split
 from framework.data import in_batches
 from framework.decoded import Decoded
 from framework.errors import AuditFailed, FwError
 from framework.feed import Fed, WholeNetwork, epoch_order, view_of
 from framework.filling import Entry, Filler, NotKept
+from framework.formats import in_format
 from framework.keeping import Keeper, carry_from, lanes_of, stored_batches
 from framework.mixing import Inputs
 from framework.partition import NoPartition, Wish, divide, same_plan

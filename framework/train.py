@@ -10,7 +10,7 @@ import attrs
 from torch import nn
 
 from framework import checkpoint
-from framework.assemble import naming
+from framework.builder import naming
 from framework.contracts import Plan, Split
 from framework.draws import seed_draws
 from framework.errors import Interrupted

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from framework import results, rundir
-from framework.assemble import Builder, loss, place, require_monitor, resolved_format, set_threads
+from framework.assemble import loss, require_monitor, set_threads
+from framework.builder import Builder
 from framework.contracts import InputSpec, Pipeline, Split, UnreadableImage
 from framework.errors import FwError, Problem, RecipeError
 from framework.feed import Fed, read_in_order
+from framework.formats import place, resolved_format
 from framework.index import Index
 from framework.measure import autocast, pick_device
 from framework.mixing import Inputs

@@ -126,7 +126,7 @@ def test_a_damaged_checkpoint_is_found_and_the_one_before_it_still_works(
 
 def test_changed_data_is_refused(index, stopped: Path) -> None:
     """The same recipe text, but other images: the random data set draws them from its seed."""
-    import framework.assemble as assembling
+    import framework.builder as assembling
 
     original = assembling.Builder.data
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import framework as fw
-from framework import assemble, runs
-from framework.assemble import Builder
+from framework import builder, runs
+from framework.builder import Builder
 from framework.files import load_tensors
 from framework.shared import Shared
 
@@ -45,8 +45,8 @@ def test_what_they_have_in_common_is_made_once(tmp_path: Path, monkeypatch: pyte
     for what in ("_new_start", "_new_data"):
         honest = getattr(Builder, what)
         monkeypatch.setattr(Builder, what, lambda self, *a, h=honest, w=what: made.append(w) or h(self, *a))
-    derive = assemble.derive_layout
-    monkeypatch.setattr(assemble, "derive_layout", lambda *a: made.append("layout") or derive(*a))
+    derive = builder.derive_layout
+    monkeypatch.setattr(builder, "derive_layout", lambda *a: made.append("layout") or derive(*a))
     rates = {f"{rate}": {**SMALL, "freezing.use": "frozen", "optimizer.lr": rate} for rate in (0.1, 0.01, 0.001)}
     results = list(fw.run_each("smoke", rates, out=tmp_path / "runs"))
     assert sorted(made) == ["_new_data", "_new_start", "layout"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -208,13 +209,13 @@ def test_the_bar_lives_on_a_terminal_and_goes_away() -> None:
     display = BarDisplay(stream)
     display.started({**STARTED, "transfer": False})
     for step in range(1, 31):
-        display.batch({"epoch": 0, "step": step, "steps": 30, "loss": 1.0, "images": 10 * step, "memory_mb": 512.0})
+        display.batch({"epoch": 0, "step": step, "steps": 30, "loss": 1.0, "images": 10 * step})
     display.epoch({"epoch": 1, "epochs": 3, "metrics": {"train.loss": 1.0}, "lr": 0.1, "seconds": 1.0})
     display.warn("a [strange] thing")
     display.ended({"run_dir": "runs/x"})
     said = stream.getvalue()
     assert "RANDOM BACKBONE" in said
     assert "images/s" in said
-    assert "512 MB" in said
+    assert int(re.findall(r"(\d+) MB", said)[-1]) > 20
     assert "epoch 1/3" in said
     assert "a [strange] thing" in said

@@ -48,7 +48,7 @@ def built(request: pytest.FixtureRequest) -> tuple[Network, fw.Layout]:
 
 
 def policy(index, name: str, **keys) -> fw.FreezingPolicy:
-    from framework.assemble import make_config
+    from framework.builder import make_config
 
     return make_config(index.catalog().component("fw_freezing_policies", name), keys, "freezing").build()
 

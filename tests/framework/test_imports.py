@@ -17,8 +17,8 @@ FLOORS = (
     "component contracts hooks errors task streams signatures",
     "tables shapes catalog index positions bind sources recipe display toml_text",
     "network layout freezing groups weights kinds tracing units files pictures capture costs marking cut division"
-    " shared casting partition identity entries features lanes lean measure allocator",
-    "assemble data schedule train checkpoint loader feed score splits mixing recalibrate running codec"
+    " shared formats casting partition identity entries features lanes lean measure allocator",
+    "assemble builder data schedule train checkpoint loader feed score splits mixing recalibrate running codec"
     " digests log paths signals watchers draws filling decoded keeping stored selfcheck passed",
     "rundir runs explain bench report results trained api",
     "cli testing",
