@@ -81,8 +81,10 @@ def epoch_s(run: Any) -> float:
 def take(taken: Taken, backbone: str, policy: str) -> dict[str, Any]:
     """One round from an empty store; gives the facts of the division."""
     from framework.allocator import keeping_memory
+    from framework.passed import PASSED
 
     shutil.rmtree(os.environ["FW_CACHE_DIR"], ignore_errors=True)
+    PASSED.clear()
     run = new_run(backbone, policy, "require")
     with keeping_memory(run.parts.device):
         taken.divide.append(seconds_of(run, run.feed.divide))

@@ -20,7 +20,9 @@ from framework.freezing import FrozenNetwork, check_plan
 from framework.hooks import KIND_OF_TABLE
 from framework.index import installed_index
 from framework.layout import derive_layout
+from framework.measure import pick_device
 from framework.recipe import load_recipe
+from framework.rundir import require_free
 from framework.runs import start_run
 from framework.shapes import to_plain
 from framework.shared import Shared
@@ -120,9 +122,12 @@ def run_each(
     """
     index, shared = installed_index(), Shared()
     checked = {name: load_recipe(recipe, index, overrides) for name, overrides in variants.items()}
+    for name in checked:
+        require_free(Path(out) / name, overwrite)
+    devices = {pick_device(one.engine.device).type for one in checked.values()}
 
     def results() -> Iterator[RunResult]:
-        with keeping_memory(torch.device("cpu")):  # from one run to the next
+        with keeping_memory(torch.device(min(devices, default="cpu"))):  # from one run to the next
             for name, one in checked.items():
                 yield RunResult(start_run(one, index, Path(out) / name, overwrite, display or NullDisplay(), shared))
 

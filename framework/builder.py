@@ -29,7 +29,7 @@ from framework.shared import Made, Shared
 from framework.streams import stream_seed
 from framework.task import Task
 from framework.tracing import Trace, copied, trace
-from framework.weights import WeightsUsed, build_backbone, build_bare
+from framework.weights import WeightsUsed, build_backbone, build_bare, seed_of
 
 
 @attrs.frozen(eq=False)
@@ -164,7 +164,7 @@ class Builder:
         component, config = self.component(table, "backbone"), self.part("backbone")
         with naming("backbone", table):
             if bare:
-                backbone, used = build_bare(config, table.core, self.recipe.seed), None
+                backbone, used = build_bare(config, table.core, seed_of(table.core, self.recipe.seed)), None
             else:
                 backbone, used = build_backbone(component, table.core, config, self.recipe.seed)
         spec = backbone.input

@@ -40,6 +40,12 @@ def exists(folder: Path) -> bool:
     return path_of(folder).is_file() or (folder / PREVIOUS).is_file()
 
 
+def discard(folder: Path) -> None:
+    """Removes every checkpoint, and what was kept for them."""
+    for spent in (BASE, BEST, LAST, PREVIOUS):
+        (folder / spent).unlink(missing_ok=True)
+
+
 def movable(parts: Assembly) -> set[str]:
     """The tensors that the plan in force lets move, or that it re-estimated when it began."""
     layout, plan = parts.model.layout, parts.frozen.plan
@@ -101,7 +107,6 @@ def save(run: Run) -> None:
     policy, policy_tensors = pack(run.parts.policy.state(), "policy")
     plan = run.parts.frozen.plan
     facts = {
-        "recipe": run.parts.recipe.to_toml(),
         "standing": run.standing.to_json(),
         "plan": {
             "trainable": dict(plan.trainable),

@@ -337,10 +337,13 @@ class UnreadableImage(Exception):
 
 
 class ImageSource(Protocol):
-    """Where images come from. Copied into worker processes, so it must be picklable."""
+    """Where images come from. Copied into worker processes, so it must be picklable.
+
+    One whose `load` several threads may call at once says so by `concurrent = True`; it is then read side by side.
+    """
 
     def load(self, index: int) -> ImageLike:
-        """The image: PIL, or a uint8 tensor (C, H, W). Raises `UnreadableImage`. Several threads may call at once."""
+        """The image: PIL, or a uint8 tensor (C, H, W). Raises `UnreadableImage`."""
         ...
 
     def digest(self, index: int) -> str:

@@ -27,7 +27,8 @@ WORTH_SECONDS = 1.0
 """An entry is filled where the passes that are left would spend more on decoding than this."""
 SAMPLE = 8
 """Images that are decoded to see what that costs."""
-AT_ONCE = 32
+AT_ONCE, AT_ONCE_BYTES = 32, 2**23
+"""Images of a batch, of which several wait at a time; fewer where they are large."""
 
 
 @attrs.frozen(eq=False)
@@ -71,7 +72,7 @@ class Decoded:
         if len(missing) * sample.seconds * (passes - 1) < WORTH_SECONDS and missing:
             raise NotKept("decoding the images again costs too little")
         before = Pipeline(pipeline.steps[: sample.steps], sample.steps)
-        entry = self.filler.fill(key, names, sample.bytes, lambda positions: _rows(split, before, positions))
+        entry = self.filler.fill(key, names, sample.bytes, partial(_rows, split, before, sample.at_once))
         rest = Pipeline(pipeline.steps[sample.steps :], pipeline.deterministic_steps - sample.steps)
         self.ready[id(split), which] = (attrs.evolve(split, source=Pixels(split.source, before, entry)), rest)
 
@@ -92,6 +93,11 @@ class Sample:
     steps: int
     bytes: int
     seconds: float
+
+    @property
+    def at_once(self) -> int:
+        """Images to a batch."""
+        return max(1, min(AT_ONCE, AT_ONCE_BYTES // self.bytes))
 
     @classmethod
     def of(cls, split: Split, pipeline: Pipeline) -> Sample:
@@ -137,10 +143,11 @@ def _bytes_of(image: ImageLike) -> tuple[Tensor, int]:
     return (pixels if pixels.dim() == 3 else pixels.unsqueeze(-1)), MODES.index(image.mode)
 
 
-def _rows(split: Split, before: Pipeline, positions: Sequence[int]) -> Rows:
+def _rows(split: Split, before: Pipeline, at_once: int, positions: Sequence[int]) -> Rows:
     """Batch by batch: all bytes of its images in a row, and for each its mode and three sides."""
-    batches = [positions[at : at + AT_ONCE] for at in range(0, len(positions), AT_ONCE)]
-    for read, images in side_by_side(partial(_read, split, before), batches, torch.get_num_threads()):
+    batches = [positions[at : at + at_once] for at in range(0, len(positions), at_once)]
+    lanes = torch.get_num_threads() if getattr(split.source, "concurrent", False) else 1
+    for read, images in side_by_side(partial(_read, split, before), batches, lanes):
         parts = [_bytes_of(image) for image in images]
         table = torch.tensor([[mode, *pixels.shape] for pixels, mode in parts], dtype=torch.int64)
         if read:

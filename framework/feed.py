@@ -96,7 +96,7 @@ class WholeNetwork:
 
     def batches_per_epoch(self) -> int:
         """How many batches an epoch of training has."""
-        images, keys = len(self.run.data.train), self.run.recipe.train  # asked after every batch: no list is made
+        images, keys = len(self.run.data.train), self.run.recipe.train
         return images // keys.batch_size if keys.drop_last else math.ceil(images / keys.batch_size)
 
     def train_batches(self, epoch: int, start: int) -> Iterator[Fed]:

@@ -142,7 +142,7 @@ class FrozenNetwork:
         self.keeper.train()
 
     def eval(self) -> None:
-        """Eval mode everywhere; through train mode, which clears what modules cached in an earlier eval mode."""
+        """Eval mode everywhere; what acts in `train` goes through train mode, which clears what it cached."""
         for module in self.network.modules():
             set_mode(module, False)
 

@@ -46,9 +46,17 @@ def _append(path: Path, values: dict[str, Any]) -> int:
 
 
 def sync(folder: Path) -> None:
-    """Has the lines so far on disk, as a checkpoint needs that counts them."""
-    with (folder / METRICS).open("rb") as file:
-        os.fsync(file.fileno())
+    """Has the lines so far on disk, as a checkpoint needs that counts them.
+
+    Raises:
+        FwError: the disk is full.
+    """
+    try:
+        with (folder / METRICS).open("rb") as file:
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise FwError(f"cannot write {folder / METRICS}: {error.strerror}",
+                      f"make room, then: fw resume {folder}") from error  # fmt: skip
 
 
 def cut(path: Path, length: int) -> None:

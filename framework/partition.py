@@ -142,11 +142,11 @@ def divide(frozen: FrozenNetwork, images: Tensor, wish: Wish, flops: int, before
         FwError: `wish.stage` names no stage.
     """
     allowed = _stages_before(frozen.layout, wish.stage)
-    if all(parameter.requires_grad for parameter in frozen.network.parameters()):
-        raise NoPartition("every parameter may move")  # what has none computes little, and is not worth a capture
     has_graph = before is not None and before.origin is not None
     if moves_head_alone(frozen) and len(allowed) == len(frozen.layout.stages) and not has_graph:
         return _at_head(frozen, flops)
+    if all(parameter.requires_grad for parameter in frozen.network.parameters()):
+        raise NoPartition("every parameter may move")  # what has none computes little, and is not worth a capture
     return _at_cut(frozen, images, wish.budget, allowed)
 
 

@@ -13,8 +13,12 @@ PASSED: set[str] = set()
 
 
 def what_is_checked(run: Assembly, *more: Any) -> str:
-    """A hash of what a network computes with under its plan, but for the values of tensors, and of plain facts."""
+    """A hash of what a network computes with under its plan, but for the values of tensors, and of plain facts.
+
+    The tables are in it for options that a network's text does not show, such as how it pools.
+    """
     plan, recipe = run.frozen.plan, run.recipe
-    facts = (repr(run.network), code_of_modules(run.network), sorted(plan.trainable), sorted(plan.batch_stats),
+    tables = [recipe.parts[name].plain() for name in ("backbone", "head")]
+    facts = (repr(run.network), tables, code_of_modules(run.network), sorted(plan.trainable), sorted(plan.batch_stats),
              recipe.train.precision, run.memory_format, machine(run.device), run.model.spec, more)  # fmt: skip
     return hashlib.sha256(repr(facts).encode()).hexdigest()

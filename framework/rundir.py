@@ -166,7 +166,7 @@ def _version(distribution: str) -> str | None:
 
 
 def write_facts(folder: Path, facts: dict[str, Any]) -> None:
-    """Writes what a run starts from: `environment`, and beside it the weights and the data."""
+    """Writes what a run starts from: `environment`, and beside it the weights, the data and the recipe."""
     write_json(folder / ENVIRONMENT, facts["environment"])
     write_json(folder / ORIGIN, {name: value for name, value in facts.items() if name != "environment"})
 

@@ -97,7 +97,7 @@ class Run:
         pending: losses not yet looked at, each with its number of images.
         images_in_step: images read for the optimizer step under way.
         newest: what the newest epoch made of the validation split; None where another process trained it.
-        facts: what the run started from: `weights`, `environment`, `data`, `heading`.
+        facts: what the run started from: `weights`, `environment`, `data`, `recipe`, `heading`.
         best: what can move, as the best epoch has it, where that is not on disk.
         saved_at: when the newest checkpoint was written, or the run began, by `time.monotonic`.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def start_run(
             run.clock.seconds["start_up"] = time.perf_counter() - began
             return _go(run)
     except FwError:
-        if not checkpoint.exists(folder):  # nothing to go on from: an image that cannot be read, a loss of NaN
+        if not run.standing.epoch and not checkpoint.exists(folder):  # nothing was done: an image that cannot be read
             rundir.discard(folder)
         raise
 
@@ -76,7 +77,7 @@ def prepare_run(recipe: Recipe, index: Index, folder: Path, display: Display, sh
     used = to_plain(parts.model.weights)
     parts = attrs.evolve(parts, recipe=results.recipe_with_pinned_weights(recipe, used))
     facts = {"weights": used, "environment": rundir.environment(index), "data": _data_facts(parts.data),
-             "heading": None if used["transfer"] else RANDOM_BACKBONE}  # fmt: skip
+             "recipe": parts.recipe.to_toml(), "heading": None if used["transfer"] else RANDOM_BACKBONE}  # fmt: skip
     run = _new_run(parts, facts, folder, index, display)
     begin_plan(run)
     return run
@@ -95,15 +96,14 @@ def resume_run(folder: Path, index: Index, display: Display) -> dict[str, Any]:
         raise FwError(f"the run in {folder} is finished", f"its results are in {folder / rundir.SUMMARY}")
     with rundir.locked(folder):
         remove_scratch(folder)
-        saved = checkpoint.read(folder)
-        if saved is not None:
-            _require_same_recipe(folder, saved[1]["recipe"])
-        facts = rundir.read_facts(folder)
+        saved, facts = checkpoint.read(folder), rundir.read_facts(folder)
+        _require_same_recipe(folder, facts["recipe"])
         parts = assemble(recipe, index, bare=saved is not None)
         _require_same_data(facts["data"], parts.data)
         _warn_of_changes(facts["environment"], rundir.environment(index), display)
         run = _new_run(parts, facts, folder, index, display)
         if saved is None:
+            checkpoint.discard(folder)
             begin_plan(run)
         else:
             checkpoint.load_base(folder, parts.network)
@@ -115,9 +115,17 @@ def resume_run(folder: Path, index: Index, display: Display) -> dict[str, Any]:
 
 def _new_run(parts: Assembly, facts: dict[str, Any], folder: Path, index: Index, display: Display) -> Run:
     stop = StopRequest()
-    feed = feed_of(parts, display, lambda: stop_if_asked(run))
+    made: list[weakref.ref[Run]] = []  # a feed that held its run would keep both, and the network, after the end
+
+    def between_batches() -> None:
+        run = made[0]() if made else None
+        if run is not None:
+            stop_if_asked(run)
+
+    feed = feed_of(parts, display, between_batches)
     run = Run(parts, feed, new_schedule(parts, feed), Standing(), folder, display, Watchers(index, display.warn),
               Clock(parts.device), stop, facts=facts)  # fmt: skip
+    made.append(weakref.ref(run))
     return run
 
 
@@ -152,6 +160,7 @@ def _go(run: Run) -> dict[str, Any]:
         summary = finish(run)
     run.display.ended(summary)
     run.watchers.tell("fw_run_ended", status=summary["status"], summary=summary, run_dir=str(run.folder))
+    run.parts.frozen.release()
     if summary["status"] != "done":
         run.parts.frozen.auditor.require_clean()
     return summary
@@ -173,9 +182,9 @@ def finish(run: Run) -> dict[str, Any]:
     if run.parts.recipe.train.keep_model:
         results.save_model(run, run.folder / rundir.MODEL)
     summary = results.summary(run, best)
+    log.sync(run.folder)
     write_json(run.folder / rundir.SUMMARY, summary)  # which marks the run as finished
-    for spent in (checkpoint.BASE, checkpoint.BEST, checkpoint.LAST, checkpoint.PREVIOUS):
-        (run.folder / spent).unlink(missing_ok=True)
+    checkpoint.discard(run.folder)
     return summary
 
 
@@ -195,7 +204,7 @@ def _require_same_recipe(folder: Path, before: str) -> None:
     if now == before:
         return
     lines = difflib.unified_diff(before.splitlines(), now.splitlines(), "as it was", "as it is", lineterm="", n=1)
-    raise FwError(f"{folder / rundir.RECIPE} changed since the checkpoint was written:\n" + "\n".join(lines),
+    raise FwError(f"{folder / rundir.RECIPE} changed since the run began:\n" + "\n".join(lines),
                   "put it back to resume, or start another run with: fw run")  # fmt: skip
 
 

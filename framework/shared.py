@@ -1,4 +1,4 @@
-"""Shared: what the runs of one process have in common, made once: a study trains many from the same start."""
+"""Shared: what the runs of a study have in common, made once."""
 
 from __future__ import annotations
 

@@ -148,7 +148,8 @@ def twin(network: nn.Module, others: Mapping[str, Tensor] | None = None) -> nn.M
 
 def copied(network: nn.Module) -> nn.Module:
     """A copy of a network with tensors of its own."""
-    return _copy(network, {})
+    derived = (tensor for tensor in loose_tensors(network) if not tensor.is_leaf)  # which torch refuses to copy
+    return _copy(network, {id(tensor): tensor.detach().clone() for tensor in derived})
 
 
 @contextmanager

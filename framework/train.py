@@ -183,7 +183,7 @@ def choose_best(run: Run, metrics: dict[str, float]) -> None:
 
 
 def end_epoch(run: Run) -> None:
-    """Logs the epoch, begins the next, writes the checkpoint and tells whoever watches."""
+    """Logs the epoch, begins the next, writes the checkpoint that is due and tells whoever watches."""
     at = run.standing
     rates = sorted(set(run.parts.groups.rates().values()), reverse=True)
     at.epoch, at.batch, at.loss_sum, at.images = at.epoch + 1, 0, 0.0, 0

@@ -94,6 +94,11 @@ def request(keys: BackboneKeys, weights: str | None) -> BackboneRequest:
                            keys.download_timeout)  # fmt: skip
 
 
+def seed_of(keys: BackboneKeys, seed: int) -> int:
+    """From what a network is drawn whose tensors a run of this recipe brings: as it was when the run began."""
+    return seed if "random" in keys.weights else PRETRAINED
+
+
 def build_bare(config: Any, keys: BackboneKeys, seed: int) -> Backbone:
     """The architecture with parameters drawn from the seed."""
     return _seeded(config, request(keys, None), seed)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import gc
+import json
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import framework as fw
-from framework import builder, runs
+from framework import builder, runs, train
 from framework.builder import Builder
+from framework.display import NullDisplay
+from framework.errors import AuditFailed
 from framework.files import load_tensors
+from framework.index import Index
+from framework.running import Run
 from framework.shared import Shared
 
 SMALL = {
@@ -108,3 +116,76 @@ def test_a_parameter_that_was_written_to_is_hashed_anew_and_a_statistic_always()
     assert moved == {"0.bias", "1.running_mean", "1.running_var", "1.num_batches_tracked"}
     auditor.close()
     assert auditor.moved == moved
+
+
+def test_a_run_that_fails_its_audit_keeps_all_that_it_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = train.take_step
+
+    def meddling(run: Run) -> None:
+        honest(run)
+        next(run.parts.network.backbone.parameters()).data.add_(1)
+
+    monkeypatch.setattr(train, "take_step", meddling)
+    with pytest.raises(AuditFailed, match="frozen tensors moved"):
+        fw.run("smoke", {**SMALL, "freezing.use": "frozen"}, out=tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "audit failed"
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+
+
+def test_a_run_that_fails_after_an_epoch_stays_and_resumes_from_the_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, index: Index
+) -> None:
+    keys = {**SMALL, "freezing.use": "last_stages"}
+    whole = fw.run("smoke", keys, out=tmp_path / "whole")
+    honest = train.validate
+
+    def failing(run: Run) -> dict[str, float]:
+        if run.standing.epoch == 1:
+            raise fw.FwError("the disk is full")
+        return honest(run)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train, "validate", failing)
+        with pytest.raises(fw.FwError, match="disk is full"):
+            fw.run("smoke", keys, out=tmp_path / "run")
+    log = tmp_path / "run" / "metrics.jsonl"
+    assert len(log.read_text().splitlines()) == 1
+    again = runs.resume_run(tmp_path / "run", index, NullDisplay())
+    assert again["metrics"] == whole["metrics"]
+    assert log.read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+
+
+def test_a_network_that_makes_buffers_at_its_first_image_passes_its_audit_every_time(tmp_path: Path) -> None:
+    keys = {**SMALL, "backbone.use": "timm/convit_tiny", "freezing.use": "frozen", "engine.partition": "off",
+            "train.epochs": 1, "data.images": 16}  # fmt: skip
+    rates = {f"{rate}": {**keys, "optimizer.lr": rate} for rate in (0.1, 0.01)}
+    moved = [result["audit"]["frozen_moved"] for result in fw.run_each("smoke", rates, out=tmp_path)]
+    assert moved == [0, 0]
+
+
+def test_runs_that_are_over_leave_no_network_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[Any]] = []
+    prepare = runs.prepare_run
+
+    def noted(*given: Any) -> Run:
+        run = prepare(*given)
+        made.append(weakref.ref(run.parts.network))
+        return run
+
+    monkeypatch.setattr(runs, "prepare_run", noted)
+    rates = {f"{rate}": {**SMALL, "freezing.use": "frozen", "optimizer.lr": rate} for rate in (0.1, 0.01, 0.001)}
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in fw.run_each("smoke", rates, out=tmp_path):
+            pass
+        assert [ref() is None for ref in made] == [True] * 3
+    finally:
+        gc.enable()
+
+
+def test_an_occupied_folder_is_found_before_the_first_run(tmp_path: Path) -> None:
+    fw.run("smoke", {**SMALL, "train.epochs": 1}, out=tmp_path / "b")
+    with pytest.raises(fw.FwError, match="holds a finished run"):
+        fw.run_each("smoke", {"a": SMALL, "b": SMALL}, out=tmp_path)
+    assert not (tmp_path / "a").exists()

@@ -17,6 +17,8 @@ import framework as fw
 class FileSource:
     """Image files. A copy leaves the digests behind: workers do not need them."""
 
+    concurrent = True
+
     def __init__(self, root: Path, names: Sequence[str]) -> None:
         """
         Args:
@@ -47,6 +49,8 @@ class FileSource:
 
 class ArraySource:
     """Images of an array (N, H, W) or (N, H, W, 3), uint8. A copy makes the array again instead of carrying it."""
+
+    concurrent = True
 
     def __init__(self, make: Callable[..., NDArray[np.uint8]], *arguments: Any) -> None:
         """
