@@ -154,7 +154,7 @@ class Builder:
             place(module, pick_device(engine.device), resolved_format(engine.memory_format, module))
             return attrs.evolve(start, digests=tensor_digests(all_tensors(module)))
 
-        seed = self.recipe.seed if "random" in self.recipe.parts["backbone"].core.weights else None
+        seed = seed_of(self.recipe.parts["backbone"].core, self.recipe.seed)
         made_from = self.made_from("backbone"), seed, bare, engine.device, engine.memory_format
         start = self._once("backbone", made_from, build)
         return attrs.evolve(start, backbone=attrs.evolve(start.backbone, module=copied(start.backbone.module)))

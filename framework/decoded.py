@@ -14,6 +14,7 @@ from torch import Tensor
 
 from framework.assemble import Assembly
 from framework.contracts import ImageSource, Pipeline, Split, UnreadableImage
+from framework.data import in_batches
 from framework.filling import Entry, Filler, NotKept, Rows, facts_of_images, missing_from
 from framework.identity import content_key
 from framework.lanes import side_by_side
@@ -145,7 +146,7 @@ def _bytes_of(image: ImageLike) -> tuple[Tensor, int]:
 
 def _rows(split: Split, before: Pipeline, at_once: int, positions: Sequence[int]) -> Rows:
     """Batch by batch: all bytes of its images in a row, and for each its mode and three sides."""
-    batches = [positions[at : at + at_once] for at in range(0, len(positions), at_once)]
+    batches = in_batches(positions, at_once)
     lanes = torch.get_num_threads() if getattr(split.source, "concurrent", False) else 1
     for read, images in side_by_side(partial(_read, split, before), batches, lanes):
         parts = [_bytes_of(image) for image in images]
