@@ -103,7 +103,7 @@ def assemble(recipe: Recipe, index: Index, bare: bool = False, shared: Shared | 
     place(model.network, device, memory_format)
     frozen = FrozenNetwork(model.network, model.layout)
     frozen.apply(plan)
-    frozen.auditor.know(model.digests)
+    frozen.auditor.know(model.originals)
     criterion = loss(builder, data, device)
     groups, optimizer = build_optimizer(builder, model, policy, plan)
     phases = tuple(Phase(builder.config(t, "scheduler"), t.core) for t in recipe.schedulers)

@@ -18,7 +18,7 @@ from framework.data import refuse_duplicates, take_subset
 from framework.errors import FwError, Origin, RecipeError
 from framework.files import tensor_digests
 from framework.formats import place, resolved_format
-from framework.freezing import all_tensors
+from framework.freezing import Hashed, all_tensors
 from framework.hooks import KIND_OF_TABLE
 from framework.index import Index
 from framework.layout import derive_layout
@@ -43,7 +43,7 @@ class Model:
         weights: where the backbone's tensors came from; None where a run's own model is loaded into it next.
         flops: floating-point operations of one image through the backbone.
         widest: bytes of the largest tensor that one operation gives for one image.
-        digests: hashes of tensors, where they are known.
+        originals: what tensors of the network were copied from, where that is kept.
     """
 
     network: Network
@@ -52,7 +52,7 @@ class Model:
     weights: WeightsUsed | None
     flops: int = 0
     widest: int = 0
-    digests: Mapping[str, str] = attrs.field(factory=dict)
+    originals: Mapping[str, Hashed] = attrs.field(factory=dict)
 
 
 @attrs.frozen(eq=False)
@@ -63,13 +63,13 @@ class Start:
         backbone: as built.
         used: where its tensors came from; None where a run's own are loaded into it next.
         seen: in what order it computes, and how much.
-        digests: hashes of its tensors, where they are known.
+        originals: what its tensors were copied from, where that is kept.
     """
 
     backbone: Backbone
     used: WeightsUsed | None
     seen: Trace
-    digests: Mapping[str, str] = attrs.field(factory=dict)
+    originals: Mapping[str, Hashed] = attrs.field(factory=dict)
 
 
 class Builder:
@@ -139,8 +139,8 @@ class Builder:
             "layout", made_from,
             lambda: derive_layout(network, backbone.grouping, (spec.channels, *spec.size), start.seen),
         )  # fmt: skip
-        digests = {f"backbone.{name}": digest for name, digest in start.digests.items()}
-        return Model(network, spec, layout, start.used, start.seen.flops, start.seen.widest, digests)
+        originals = {f"backbone.{name}": original for name, original in start.originals.items()}
+        return Model(network, spec, layout, start.used, start.seen.flops, start.seen.widest, originals)
 
     def _start(self, bare: bool) -> Start:
         """The backbone before the first step: a copy where other runs begin with the same."""
@@ -152,7 +152,9 @@ class Builder:
             start = self._new_start(bare)
             module = start.backbone.module
             place(module, pick_device(engine.device), resolved_format(engine.memory_format, module))
-            return attrs.evolve(start, digests=tensor_digests(all_tensors(module)))
+            tensors = all_tensors(module)
+            digests = tensor_digests(tensors)
+            return attrs.evolve(start, originals={name: Hashed(tensors[name], digests[name]) for name in tensors})
 
         seed = seed_of(self.recipe.parts["backbone"].core, self.recipe.seed)
         made_from = self.made_from("backbone"), seed, bare, engine.device, engine.memory_format

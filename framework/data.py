@@ -336,8 +336,8 @@ def read_ahead(items: Iterable[T], depth: int = 2) -> Iterator[T]:
             thread.shutdown(cancel_futures=True)
 
 
-def in_batches(order: Sequence[int], batch_size: int, drop_last: bool = False) -> list[Sequence[int]]:
-    """Positions, batch by batch; the last is shorter, or left out where `drop_last`."""
+def in_batches(order: Sequence[T], batch_size: int, drop_last: bool = False) -> list[Sequence[T]]:
+    """Positions, or whatever comes in an order, batch by batch; the last is shorter, or left out where `drop_last`."""
     batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
     return batches[:-1] if drop_last and batches and len(batches[-1]) < batch_size else batches
 

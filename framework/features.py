@@ -94,6 +94,11 @@ class Segments:
             given = self._gathered(segments, rows)
         return tuple(restored(rows, order) for rows, order in zip(given, self.orders[first], strict=True))
 
+    def row_bytes(self) -> list[int]:
+        """Bytes of one row of each tensor; none as long as there is no row."""
+        first = self.tensors[0] if self.tensors else ()
+        return [tensor.numel() // len(tensor) * tensor.element_size() for tensor in first]
+
     def _gathered(self, segments: Tensor, rows: Tensor) -> Tensors:
         """Rows of several segments."""
         given = tuple(tensor.new_empty(len(rows), *tensor.shape[1:]) for tensor in self.tensors[int(segments[0])])

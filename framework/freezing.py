@@ -66,6 +66,7 @@ class ModeKeeper:
 
     def __init__(self, network: nn.Module, modes: Mapping[str, bool]) -> None:
         modules = dict(network.named_modules())
+        self._modules = list(modules.values())
         names = sorted((name for name in modes if name in modules), key=lambda name: name.count("."))
         self.pairs = [(modules[name], modes[name]) for name in names]
         self._others = [module for name, module in modules.items() if name not in modes]
@@ -76,6 +77,11 @@ class ModeKeeper:
             set_mode(module, True)
         for module, mode in self.pairs:
             set_mode(module, mode)
+
+    def eval(self) -> None:
+        """Eval mode everywhere; what acts in `train` goes through train mode, which clears what it cached."""
+        for module in self._modules:
+            set_mode(module, False)
 
     def __call__(self, network: nn.Module, inputs: Any = None) -> None:
         """Restores the modes if the network is in train mode and any module has left its own."""
@@ -92,10 +98,19 @@ class ModeKeeper:
 def set_mode(module: nn.Module, mode: bool) -> None:
     """Sets the mode of one module; one whose class acts in `train` goes through train mode, with what is inside it."""
     if type(module).train is nn.Module.train:
-        module.training = mode
+        if module.training is not mode:  # a module looks at whatever is set on it, which takes longer than this
+            module.training = mode
         return
     module.train()
     module.train(mode)
+
+
+@attrs.frozen(eq=False)
+class Hashed:
+    """A tensor and the hash of its bits."""
+
+    tensor: Tensor
+    digest: str
 
 
 @attrs.frozen
@@ -142,9 +157,8 @@ class FrozenNetwork:
         self.keeper.train()
 
     def eval(self) -> None:
-        """Eval mode everywhere; what acts in `train` goes through train mode, which clears what it cached."""
-        for module in self.network.modules():
-            set_mode(module, False)
+        """Eval mode everywhere."""
+        self.keeper.eval()
 
     def audit(self) -> dict[str, Any]:
         """What moved since the plan came into force, against what the plan let move."""
@@ -166,6 +180,7 @@ class Auditor:
         self.plan: Plan | None = None
         self.before: dict[str, str] = {}
         self._known: dict[str, tuple[tuple[int, int], str]] = {}
+        self._originals: Mapping[str, Hashed] = {}
         self.moved: set[str] = set()
         self.moved_by_plan: set[str] = set()
         self.ever_frozen: set[str] = set()
@@ -175,10 +190,14 @@ class Auditor:
         """Begins an interval: from here on, what `plan` freezes must not move."""
         self.plan = plan
         self.before = self.digests(all_tensors(self.network))
-        self.know(self.before)
+        self._remember(self.before)
 
-    def know(self, digests: Mapping[str, str]) -> None:
-        """Takes it that these are the hashes of the network's tensors now."""
+    def know(self, originals: Mapping[str, Hashed]) -> None:
+        """Takes it that these tensors of the network have the bits of others, which nobody writes to."""
+        self._originals = originals
+        self._remember({name: original.digest for name, original in originals.items()})
+
+    def _remember(self, digests: Mapping[str, str]) -> None:
         tensors = all_tensors(self.network)
         self._known = {name: (_writes(tensors[name]), digest) for name, digest in digests.items()}
 
@@ -200,7 +219,7 @@ class Auditor:
             return
         free = allowed_to_move(self.layout, self.plan)
         # A name that is gone was replaced by something else; one that is new was not there to be frozen.
-        now = tensor_digests(all_tensors(self.network))
+        now = self._compared(all_tensors(self.network))
         changed = {name for name, digest in self.before.items() if now.get(name) != digest}
         self.moved |= changed - free
         self.moved_by_plan |= changed & free
@@ -209,11 +228,19 @@ class Auditor:
         self.plan = None
         self._known = {}
 
+    def _compared(self, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+        """The hash of each tensor as it is; one that has every bit of its original has its hash, too."""
+        as_before = {
+            name: original.digest for name, original in self._originals.items()
+            if name in tensors and same_bits(tensors[name], original.tensor)
+        }  # fmt: skip
+        return as_before | tensor_digests({name: tensor for name, tensor in tensors.items() if name not in as_before})
+
     def report(self) -> dict[str, Any]:
         """The audit of all intervals so far; an open one is looked at without ending it."""
         probe = Auditor(self.network, self.layout)
         probe.load_state(self.state())
-        probe.plan, probe.before = self.plan, self.before
+        probe.plan, probe.before, probe._originals = self.plan, self.before, self._originals
         probe.close()
         buffers = [name for name in self.layout.buffers if name in probe.moved_by_plan]
         return {
@@ -246,6 +273,17 @@ class Auditor:
         self.before = dict(state["before"])
         for name in ("moved", "moved_by_plan", "ever_frozen", "ever_trainable"):
             setattr(self, name, set(state[name]))
+
+
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have the same type, shape and bits; a zero with a sign is not one without."""
+    if one.dtype != other.dtype or one.shape != other.shape or one.device != other.device:
+        return False
+    bits = _BITS.get(one.element_size())
+    return bits is not None and not one.is_complex() and torch.equal(one.detach().view(bits), other.detach().view(bits))
+
+
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def _writes(tensor: Tensor) -> tuple[int, int]:

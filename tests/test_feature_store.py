@@ -18,7 +18,7 @@ from interruptions import child, wait
 from PIL import Image
 from torch import Tensor
 
-from framework import data, features, filling
+from framework import data, features, filling, keeping
 from framework.display import NullDisplay
 from framework.entries import store_folder
 from framework.files import load_tensors
@@ -405,6 +405,34 @@ def test_the_fixed_part_always_computes_as_many_rows_at_a_time() -> None:
     assert sizes == [3, 3, 3]
     assert torch.equal(doubled, images * 2)
     assert means.shape == (7,)
+
+
+@pytest.mark.parametrize("unreadable", [(), (3, 4, 20)])
+def test_reading_several_batches_at_once_changes_nothing(
+    go: Go, tmp_path: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch, unreadable: tuple[int, ...]
+) -> None:
+    root = shutil.copytree(photographs, tmp_path / "damaged")
+    for number in unreadable:
+        (root / f"class_{number % 2}" / f"{number:02d}.png").write_bytes(b"no picture %d" % number)
+    asked = ["data.on_error=skip", "train.batch_size=3"]
+    read: list[int] = []
+    rows_at = features.Segments.rows_at
+    monkeypatch.setattr(features.Segments, "rows_at", lambda own, at: (read.append(len(at)), rows_at(own, at))[1])
+    together, most = go(*asked, root=root), max(read)
+    read.clear()
+    monkeypatch.setattr(keeping, "BLOCK_BYTES", 0)
+    alone = go(*asked, root=root)
+    assert (most > 3) == (not unreadable)
+    assert max(read) <= 3
+    assert len(together.summary["skipped_images"]) == len(unreadable)
+    require_same(together, alone)
+
+
+@pytest.mark.parametrize(("width", "expected"), [(64, 2048), (512, 256), (5, 1), (2**20, 1)])
+def test_batches_that_would_not_begin_at_a_cache_line_are_read_one_by_one(width: int, expected: int) -> None:
+    entry = features.MemoryEntry()
+    entry.append(["a"], (torch.zeros(1, width),), {})
+    assert keeping._batches_at_once(entry, 8) == expected
 
 
 def test_views_are_drawn_once_each_and_used_in_turn(go: Go) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import json
 import weakref
@@ -116,6 +117,27 @@ def test_a_parameter_that_was_written_to_is_hashed_anew_and_a_statistic_always()
     assert moved == {"0.bias", "1.running_mean", "1.running_var", "1.num_batches_tracked"}
     auditor.close()
     assert auditor.moved == moved
+
+
+def test_a_copy_is_held_against_its_original_bit_by_bit() -> None:
+    from framework.files import tensor_digests
+    from framework.freezing import Auditor, Hashed, all_tensors
+    from framework.layout import derive_layout
+
+    original = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Flatten())
+    with torch.no_grad():
+        original[0].bias.zero_()
+    network = copy.deepcopy(original)
+    auditor = Auditor(network, derive_layout(network, None, (3, 8, 8)))
+    digests = tensor_digests(all_tensors(original))
+    auditor.know({name: Hashed(tensor, digests[name]) for name, tensor in all_tensors(original).items()})
+    auditor.open(fw.Plan({}))
+    network[0].bias.data.neg_()  # a zero with a sign, and behind torch's back
+    network[1].weight.data[0] = torch.nan
+    network[1].num_batches_tracked.add_(1)
+    assert auditor.report()["frozen_moved_names"] == ["0.bias", "1.num_batches_tracked", "1.weight"]
+    auditor.close()
+    assert auditor.moved == {"0.bias", "1.num_batches_tracked", "1.weight"}
 
 
 def test_a_run_that_fails_its_audit_keeps_all_that_it_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
