@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import attrs
 import torch
@@ -51,7 +52,10 @@ class Outcome:
 
 
 def check_partition(run: Assembly, partition: Partition, fixed: Fixed, chunk: int) -> None:
-    """Compares outputs, gradients, buffers and random state of both ways, once in a process for what is the same.
+    """Compares boundary, outputs, gradients, buffers and random state, once in a process for what is the same.
+
+    What follows the boundary is compared from one that was computed as the network computes it, with all images and all
+    threads at once: the rounding of chunks turns single ReLUs over, and a gradient of a few images with them.
 
     Args:
         run: the network, under the plan of the partition.
@@ -75,19 +79,23 @@ def check_partition(run: Assembly, partition: Partition, fixed: Fixed, chunk: in
     if run.recipe.engine.compile == "off":  # what is compiled is so for one size
         chunk = min(chunk, len(images))
 
-    def divided() -> Tensor:
-        part = partition.trained if network.training else partition.scored
-        return part(*in_chunks(fixed, images, chunk, fixed.lanes))
-
     with without_trace(network, run.device):
         _shift(network, run)
         try:
             with autocast(run.recipe.train.precision, run.device):
-                expected, found = _outcome(run, plain), _outcome(run, divided)
+                boundary, in_use = partition.fixed(images), in_chunks(fixed, images, chunk, fixed.lanes)
+                expected, found = _outcome(run, plain), _outcome(run, partial(_divided, run, partition, boundary))
         except Exception as error:  # a broken graph may raise anything
             raise CheckFailed(f"it raises {type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
-    compare(expected, found, TOLERANCE[run.recipe.train.precision])
+    tolerance = TOLERANCE[run.recipe.train.precision]
+    compare_boundaries(boundary, in_use, tolerance)
+    compare(expected, found, tolerance)
     PASSED.add(what)
+
+
+def _divided(run: Assembly, partition: Partition, boundary: Sequence[Tensor]) -> Tensor:
+    part = partition.trained if run.network.training else partition.scored
+    return part(*(tensor.clone() for tensor in boundary))  # an activation may work in place
 
 
 def _images(run: Assembly) -> Tensor:
@@ -125,6 +133,18 @@ def _outcome(run: Assembly, forward: Callable[[], Tensor]) -> Outcome:
     network.zero_grad(set_to_none=True)
     put_back(network, before)
     return Outcome(logits.detach(), scored, gradients, buffers, state)
+
+
+def compare_boundaries(expected: Sequence[Tensor], found: Sequence[Tensor], tolerance: float) -> None:
+    """
+    Raises:
+        CheckFailed: with the first tensor that is another one, by more than the tolerance allows.
+    """
+    kinds = [[(tensor.shape, tensor.dtype) for tensor in boundary] for boundary in (expected, found)]
+    if kinds[0] != kinds[1]:
+        raise CheckFailed(f"the boundary has the shapes and types {kinds[1]}, and not {kinds[0]}")
+    for one, other in zip(expected, found, strict=True):
+        _compare("the boundary", one, other, tolerance)
 
 
 def compare(expected: Outcome, found: Outcome, tolerance: float) -> None:

@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from framework import selfcheck
+from framework.assemble import assemble
 from framework.display import NullDisplay
 from framework.errors import AuditFailed
 from framework.files import load_tensors
 from framework.partition import Fixed
 from framework.recipe import load_recipe
-from framework.runs import start_run
+from framework.runs import feed_of, start_run
 
 FULL_BATCHES = [
     *("data.images=80", "data.classes=2", "data.size=64", "backbone.image_size=64", "train.batch_size=8"),
@@ -50,10 +51,21 @@ def test_a_partition_that_computes_something_else_is_caught(go, monkeypatch: pyt
 
     monkeypatch.setattr(selfcheck, "in_chunks", wrong)
     asked = ["backbone.use=torchvision/resnet18", "freezing.use=last_stages"]
-    with pytest.raises(AuditFailed, match="the self-check failed: the logits"):
+    with pytest.raises(AuditFailed, match="the self-check failed: the boundary"):
         go("required", *asked, "engine.partition=require")
     summary, _ = go("auto", *asked, "engine.partition=auto")
     assert "self-check" in summary["partition"]["reason"]
+
+
+@pytest.mark.parametrize("chunk", [1, 2])
+def test_rounding_that_turns_single_relus_over_is_no_alarm(index, chunk: int) -> None:
+    """A dense network under batch statistics of the few images of the check: its gradients jump, its logits do not."""
+    asked = ["backbone.use=torchvision/densenet121", "freezing.use=last_stages", "engine.partition=require"]
+    of_engine = ["engine.device=cpu", "engine.threads=2", f"engine.chunk={chunk}"]
+    run = assemble(load_recipe("smoke", index, [*asked, *of_engine, "backbone.image_size=64"]), index)
+    feed = feed_of(run, NullDisplay(), lambda: None)
+    feed.divide()
+    assert feed.facts()["reason"] is None
 
 
 def test_the_fixed_part_is_made_ready_once(go, monkeypatch: pytest.MonkeyPatch) -> None:
