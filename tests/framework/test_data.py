@@ -394,7 +394,7 @@ INTERRUPTED = """
 
     class Slow:
         def load(self, index):
-            time.sleep(0.02)
+            time.sleep(0.2 if sys.argv[1] == "stop" else 0.02)  # long enough for a test that is kept waiting
             return torch.zeros(3, 4, 4, dtype=torch.uint8)
         def digest(self, index):
             return str(index)
