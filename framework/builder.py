@@ -107,13 +107,15 @@ class Builder:
 
     def data(self) -> Data:
         """The data set, its subset taken and duplicates refused."""
-        return self._once("data", [self.made_from("data"), self.recipe.seed], self._new_data)
+        stated = self.recipe.parts["data"].core.split_seed
+        seed = self.recipe.seed if stated is None else stated
+        return self._once("data", [self.made_from("data"), seed], lambda: self._new_data(seed))
 
-    def _new_data(self) -> Data:
+    def _new_data(self, seed: int) -> Data:
         keys = self.recipe.parts["data"].core
-        data: Data = self.build("data", self.recipe.seed)
+        data: Data = self.build("data", seed)
         if keys.subset is not None:
-            data = take_subset(data, keys.subset, self.recipe.seed)
+            data = take_subset(data, keys.subset, seed)
         if keys.duplicates == "error":
             refuse_duplicates(data)
         return data

@@ -60,6 +60,15 @@ def take_subset(data: Data, subset: Subset, seed: int) -> Data:
     return make_data(data.task, splits, (*data.notes, *notes)) if notes else data
 
 
+def thinned(data: Data, images: int) -> Data:
+    """A data set with at most this many images in each split, at even distances, for a measurement."""
+
+    def few(split: Split) -> Split:
+        return split.take([number * len(split) // images for number in range(min(images, len(split)))])
+
+    return attrs.evolve(data, train=few(data.train), val=few(data.val), test=data.test and few(data.test))
+
+
 def _wish(subset: Subset, name: str) -> tuple[str, int]:
     """The key that is set for a split, and its value; no key where the split stays whole."""
     keys = ("per_class" if name == "train" else f"{name}_per_class", name)

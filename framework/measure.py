@@ -7,11 +7,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
 
 MIB = 2**20
+CLEAR_REFS = Path("/proc/self/clear_refs")
 
 
 def synchronize(device: torch.device) -> None:
@@ -55,6 +57,34 @@ def peak_rss_mb() -> float:
     """Peak resident size of this process so far, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / MIB if sys.platform == "darwin" else peak / 1024
+
+
+def reset_peak(device: torch.device) -> None:
+    """Has `peak_since_reset_mb` begin anew; see proc(5), clear_refs, for what resets a process's peak on Linux."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif CLEAR_REFS.exists():
+        CLEAR_REFS.write_text("5")
+
+
+def resident_mb(device: torch.device) -> float:
+    """Memory in use now, in MiB: of the device's allocator, or resident of this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device) / MIB
+    return _status("VmRSS") if CLEAR_REFS.exists() else peak_rss_mb()
+
+
+def peak_since_reset_mb(device: torch.device) -> float:
+    """The largest `resident_mb` since `reset_peak`; elsewhere than on Linux and CUDA since the process began."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / MIB
+    return _status("VmHWM") if CLEAR_REFS.exists() else peak_rss_mb()
+
+
+def _status(name: str) -> float:
+    """A size of this process as Linux counts it, in MiB."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
 
 
 def peak_device_mb(device: torch.device) -> float | None:

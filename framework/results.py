@@ -16,7 +16,7 @@ from framework.files import load_tensors, save_tensors, write_text
 from framework.measure import peak_device_mb, peak_rss_mb
 from framework.recipe import Recipe
 from framework.running import Run
-from framework.score import Scores
+from framework.score import Scores, higher_is_better
 from framework.task import Task
 from framework.train import images_per_s
 
@@ -63,14 +63,15 @@ def prediction_rows(split: Split, scores: Scores, task: Task) -> list[dict[str, 
         target = split.targets[position]
         rows.append({
             "image": split.names[position],
-            "target": _class_words(target.tolist(), task),
+            "target": class_words(target.tolist(), task),
             "predicted": predicted_words(probabilities, task),
             **{f"p_{name}": f"{value:.6g}" for name, value in zip(task.classes, probabilities, strict=True)},
         })  # fmt: skip
     return rows
 
 
-def _class_words(target: Any, task: Task) -> str:
+def class_words(target: Any, task: Task) -> str:
+    """The class of a target, or the classes that it has joined by a bar."""
     if task.kind == "multiclass":
         return task.classes[int(target)]
     return "|".join(name for name, present in zip(task.classes, target, strict=True) if present)
@@ -119,7 +120,8 @@ def summary(run: Run, best: dict[str, dict[str, float]]) -> dict[str, Any]:
         "data": facts["data"],
         "metrics": {
             "final": {"epoch": at.epoch, **_by_split(at.last)},
-            "best": {"epoch": at.best.epoch, "monitor": parts.recipe.train.monitor, **best},
+            "best": {"epoch": at.best.epoch, "monitor": parts.recipe.train.monitor,
+                     "higher_is_better": higher_is_better(parts.recipe.train.monitor, parts.metrics), **best},
         },
         "selection": SELECTION.format(monitor=parts.recipe.train.monitor)
         + (UNTESTED if parts.data.test is None else TESTED),
@@ -127,6 +129,7 @@ def summary(run: Run, best: dict[str, dict[str, float]]) -> dict[str, Any]:
         "params": parameter_counts(parts.network),
         "partition": run.feed.facts(),
         "audit": audit,
+        "plan_changes": list(at.plan_changes),
         "skipped_images": dict(at.skipped),
         "epochs": at.epoch,
         "steps": at.step,

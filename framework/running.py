@@ -53,6 +53,7 @@ class Standing:
         log_bytes: length of `metrics.jsonl` up to here.
         skipped: names of images that could not be read -> why.
         movable: tensors that some plan so far let move.
+        plan_changes: each change of plan so far, as the summary has it.
         images_trained: for images/s.
         stopped_early: whether patience ran out.
     """
@@ -68,6 +69,7 @@ class Standing:
     log_bytes: int = 0
     skipped: dict[str, str] = attrs.field(factory=dict)
     movable: set[str] = attrs.field(factory=set)
+    plan_changes: list[dict[str, Any]] = attrs.field(factory=list)
     images_trained: int = 0
     stopped_early: bool = False
 

@@ -15,6 +15,7 @@ from framework import checkpoint, log, results, rundir
 from framework.allocator import keeping_memory
 from framework.assemble import Assembly, assemble
 from framework.contracts import Data, Split
+from framework.data import thinned
 from framework.decoded import Decoded
 from framework.display import RANDOM_BACKBONE, Display
 from framework.errors import FwError
@@ -71,13 +72,23 @@ def start_run(
         raise
 
 
-def prepare_run(recipe: Recipe, index: Index, folder: Path, display: Display, shared: Shared | None = None) -> Run:
-    """A run before its first step, its first plan in force; nothing is written."""
+def prepare_run(
+    recipe: Recipe, index: Index, folder: Path, display: Display, shared: Shared | None = None,
+    images: int | None = None,
+) -> Run:  # fmt: skip
+    """A run before its first step, its first plan in force; nothing is written.
+
+    Args:
+        recipe, index, folder, display, shared: as `start_run` takes them.
+        images: at most this many of each split, for a measurement; absent: all.
+    """
     parts = assemble(recipe, index, shared=shared)
     used = to_plain(parts.model.weights)
     parts = attrs.evolve(parts, recipe=results.recipe_with_pinned_weights(recipe, used))
     facts = {"weights": used, "environment": rundir.environment(index), "data": _data_facts(parts.data),
              "recipe": parts.recipe.to_toml(), "heading": None if used["transfer"] else RANDOM_BACKBONE}  # fmt: skip
+    if images is not None:
+        parts = attrs.evolve(parts, data=thinned(parts.data, images))
     run = _new_run(parts, facts, folder, index, display)
     begin_plan(run)
     return run
@@ -167,25 +178,36 @@ def _go(run: Run) -> dict[str, Any]:
 
 
 def finish(run: Run) -> dict[str, Any]:
-    """Scores the selected network, the test split once, and writes model, predictions and summary."""
-    best: dict[str, dict[str, float]] = {}
+    """Scores the selected network, the test split once, and writes model, predictions, summary and report."""
+    scored: dict[str, Scores] = {}
     data = run.parts.data
     with run.clock.time("validate"):
         if checkpoint.load_best(run):
             follow_plan(run)
         run.parts.frozen.eval()
         for name, split in data.scored.items():
-            scores = scores_known(run, split) or score_split(run, split)
-            best[name] = scores.metrics
+            scores = scored[name] = scores_known(run, split) or score_split(run, split)
             rows = results.prediction_rows(split, scores, data.task)
             results.write_rows(run.folder / "predictions" / f"{name}.csv", rows, results.prediction_columns(data.task))
     if run.parts.recipe.train.keep_model:
         results.save_model(run, run.folder / rundir.MODEL)
-    summary = results.summary(run, best)
+    summary = results.summary(run, {name: scores.metrics for name, scores in scored.items()})
     log.sync(run.folder)
     write_json(run.folder / rundir.SUMMARY, summary)  # which marks the run as finished
     checkpoint.discard(run.folder)
+    if run.parts.recipe.train.report:
+        report(run, summary, scored)
     return summary
+
+
+def report(run: Run, summary: dict[str, Any], scored: dict[str, Scores]) -> None:
+    """Writes the report; where that fails, the run has its results all the same."""
+    try:
+        from framework.report.run_report import write_run_report
+
+        write_run_report(run.folder, summary, run.parts.data, scored)
+    except Exception as error:  # a full disk, an image that is gone, a library that cannot be imported
+        run.display.warn(f"there is no report: {type(error).__name__}: {error}")
 
 
 def scores_known(run: Run, split: Split) -> Scores | None:

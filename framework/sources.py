@@ -95,7 +95,15 @@ def read_document(path: Path, overrides: Sequence[str] | Mapping[str, Any] = ())
     Raises:
         RecipeError: a file is not TOML, extends what is not there or itself, or an override cannot be read.
     """
-    document = _extended(path, ())
+    return overridden(_extended(path, ()), overrides)
+
+
+def overridden(document: Document, overrides: Sequence[str] | Mapping[str, Any]) -> Document:
+    """A document with overrides laid over it, as `read_document` takes them.
+
+    Raises:
+        RecipeError: an override cannot be read.
+    """
     if isinstance(overrides, Mapping):
         return _overridden(document, [_from_code(name, value) for name, value in overrides.items()])
     return _overridden(document, [_from_argument(argument) for argument in overrides])
@@ -308,4 +316,4 @@ _VALUES = (
     """values are TOML: 3, 0.1, true, [1,2], word; words in an array are quoted, for the shell too: 'key=["a","b"]'"""
 )
 
-__all__ = ["Document", "find_recipe", "read_document", "recipes_folder", "shipped_recipes"]
+__all__ = ["Document", "find_recipe", "overridden", "read_document", "recipes_folder", "shipped_recipes"]

@@ -33,6 +33,7 @@ class TrainTable:
         0, "optimizer steps between checkpoints, beside one per epoch; 0: one per epoch, at most one in 5 seconds"
     )
     keep_model: bool = key(True, "write model.safetensors at the end; a comparison does without")
+    report: bool = key(True, "write report.html at the end; a comparison does without")
 
 
 @attrs.frozen(kw_only=True)
@@ -92,6 +93,7 @@ class DataKeys:
     """The core's keys of `[data]`."""
 
     subset: Subset | None = key(None, "use fewer images")
+    split_seed: Count | None = key(None, "draws splits and subset; absent: the recipe's seed")
     duplicates: Literal["error", "allow"] = key("error", "what exact duplicates across splits are")
     on_error: Literal["raise", "skip"] = key("raise", "what an unreadable image does; skipped ones are listed")
 

@@ -15,7 +15,7 @@ from framework.contracts import Plan, Split
 from framework.draws import seed_draws
 from framework.errors import Interrupted
 from framework.feed import Fed
-from framework.freezing import check_plan
+from framework.freezing import Change, check_plan
 from framework.log import log_epoch
 from framework.measure import peak_device_mb, peak_rss_mb
 from framework.mixing import mix
@@ -236,6 +236,7 @@ def change_plan(run: Run, plan: Plan) -> None:
     run.parts.frozen.auditor.close()
     checkpoint.keep_base(run)
     change = run.parts.frozen.apply(plan)
+    note_change(run, change)
     run.parts.groups.follow(plan)
     begin_plan(run)
     {"continue": lambda: None, "restart": run.schedule.restart, "warm_up": run.schedule.warm_up}[plan.schedule]()
@@ -244,6 +245,16 @@ def change_plan(run: Run, plan: Plan) -> None:
                       trainable=sorted(plan.trainable), added=change.added, removed=change.removed)  # fmt: skip
     run.display.note(f"plan changed before step {run.standing.step + 1}: {len(plan.trainable)} tensors train "
                      f"(+{len(change.added)} -{len(change.removed)})")  # fmt: skip
+
+
+def note_change(run: Run, change: Change) -> None:
+    """Remembers a change of plan, for the summary; a checkpoint may be written before the new plan's first step."""
+    plan, stages = run.parts.frozen.plan, run.parts.model.layout.stages
+    moving = [stage.name for stage in stages if not plan.trainable.keys().isdisjoint(stage.parameters)]
+    run.standing.plan_changes.append({
+        "epoch": run.standing.epoch, "step": run.standing.step, "trainable": len(plan.trainable),
+        "added": len(change.added), "removed": len(change.removed), "stages": moving,
+    })  # fmt: skip
 
 
 def follow_plan(run: Run) -> None:

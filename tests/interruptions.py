@@ -67,7 +67,7 @@ def difference(one: Path, other: Path) -> str:
             if not torch.equal(a.get_tensor(key), b.get_tensor(key)):
                 return f"{key} in the model"
     summaries = [json.loads((folder / "summary.json").read_text()) for folder in (one, other)]
-    for key in ("metrics", "audit", "params", "weights", "steps", "skipped_images"):
+    for key in ("metrics", "audit", "params", "weights", "steps", "skipped_images", "plan_changes"):
         if summaries[0][key] != summaries[1][key]:
             return f"{key} in summary.json"
     return ""

@@ -81,7 +81,8 @@ def test_nothing_is_missing_and_nothing_is_stowed_away(wheel: Wheel) -> None:
                [(REPO, REPO / "framework"), *((REPO / "plugins", REPO / "plugins" / name) for name in PLUGINS)]
                for file in folder.rglob("*.py")}  # fmt: skip
     assert {name for name in wheel.names if name.endswith(".py")} == sources
-    assert "framework/py.typed" in wheel.names
+    templates = {f"framework/report/templates/{name}.html" for name in ("base", "kit", "run")}
+    assert {"framework/py.typed", *templates} <= set(wheel.names)
     assert [name for name in wheel.names if name.endswith((".pyc", ".so")) or "__pycache__" in name] == []
 
 

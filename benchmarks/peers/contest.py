@@ -104,10 +104,10 @@ def scratch() -> Path:
 
 
 def overrides(**keys: Any) -> dict[str, Any]:
-    """What the recipe needs to be told, and further keys, dots written as `__`."""
+    """What the recipe needs to be told, and further keys, dots written as `__`; no report, since no peer writes one."""
     data = photographs()
-    places = {"data.root": str(data), "backbone.weights": [f"file:{data / 'resnet18.pth'}"]}
-    return places | {name.replace("__", "."): value for name, value in keys.items()}
+    told = {"data.root": str(data), "backbone.weights": [f"file:{data / 'resnet18.pth'}"], "train.report": False}
+    return told | {name.replace("__", "."): value for name, value in keys.items()}
 
 
 def ours(name: str, cold: bool = True, **keys: Any) -> Contestant:

@@ -24,7 +24,7 @@ FLOORS = (
     "cli testing",
 )
 FLOOR_OF = {module: number for number, names in enumerate(FLOORS) for module in names.split()}
-HEAVY = ("torch", "torchvision", "timm", "sklearn", "torchmetrics")
+HEAVY = ("torch", "torchvision", "timm", "sklearn", "torchmetrics", "matplotlib", "jinja2")
 
 
 def imports_of(file: Path) -> Iterator[tuple[str, tuple[str, ...], int]]:
