@@ -12,6 +12,7 @@ COMMANDS = {
     "Train": {
         "run": "train a recipe, start to summary",
         "resume": "go on with a stopped run, bit for bit",
+        "bench": "compare policies: accuracy, time, memory",
     },
     "Use a run": {
         "eval": "score its model again, here or on other data",

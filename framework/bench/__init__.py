@@ -1,0 +1,1 @@
+"""Bench: studies. Cells of recipes, policies, seeds and engine settings, compared in accuracy and cost."""

@@ -1,0 +1,211 @@
+"""Arms: the ways of training that a study compares, and the recipe of each of their cells."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from framework.bench.study import ENGINES, Study, StudyKeys
+from framework.errors import FwError, did_you_mean
+from framework.index import Index
+from framework.recipe import Recipe, check
+from framework.sources import Document, find_recipe, overridden, read_document
+from framework.toml_text import toml_value
+
+OF_A_COMPARISON = {"train.keep_model": False, "train.report": False}
+"""Nothing of these is compared, and writing them would be the slowest thing of short runs."""
+DECLARED = ("name", "doc", "freezing")
+"""In what two recipes of a study may always differ."""
+NEVER_DECLARED = ("data", "backbone.weights", "backbone.sha256")
+"""In what a comparison would be of something else, whoever declares it."""
+
+
+@attrs.frozen(eq=False)
+class Arm:
+    """One of the ways of training that are compared.
+
+    Attributes:
+        name: what it is called in tables.
+        policy: the policy in words.
+        document: the recipe, the policy and variant laid over it.
+        index: what components there are.
+        trials: the settings that are tried for it; none where nothing is tuned.
+    """
+
+    name: str
+    policy: str
+    document: Document
+    index: Index
+    trials: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def slug(self) -> str:
+        """Its name as a folder may be called."""
+        return slug(self.name)
+
+    def cell(self, seed: int, engine: str = "auto", settings: Mapping[str, Any] | None = None) -> Recipe:
+        """The recipe of one of its cells.
+
+        Args:
+            seed: of everything but the split, which is the same for all seeds.
+            engine: one of `ENGINES`.
+            settings: dotted keys -> values that were chosen for it.
+
+        Raises:
+            RecipeError: whatever is wrong with it.
+        """
+        return check(overridden(self.document, {**(settings or {}), **ENGINES[engine], "seed": seed}), self.index)
+
+
+def arms_of(study: Study, index: Index, overrides: Sequence[str] = ()) -> tuple[Arm, ...]:
+    """Every arm of a study, the one that all are compared to first; each cell's recipe was checked.
+
+    Args:
+        study: what is compared.
+        index: what components there are.
+        overrides: `a.b=value` arguments, for every recipe.
+
+    Raises:
+        FwError: nothing is compared; a recipe is not there; two arms are the same; numbers of trials differ.
+        RecipeError: whatever is wrong with a recipe under a policy, or with a key that is tuned.
+    """
+    keys = study.keys
+    for what, given in (("recipe", keys.bases), ("seed", keys.seeds), ("engine setting", keys.engines)):
+        if not given:
+            raise FwError(f"the study names no {what}", "there is nothing to be trained")
+    if keys.others and keys.timed != "whole":
+        raise FwError(
+            "study.others are programs, whose steps nobody sees", 'set study.timed = "whole", or leave them out'
+        )
+    arms = tuple(_each(study, index, overrides))
+    names = [arm.name for arm in arms] + list(keys.others)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise FwError(f"the study compares {twice[0]!r} with itself", "name each recipe, policy and variant once")
+    _require_known_policies(keys, arms)
+    _require_fair(arms)
+    for arm in arms:
+        for settings in arm.trials or ({},):
+            arm.cell(keys.seeds[0], keys.engines[0], settings)
+    return arms
+
+
+def _each(study: Study, index: Index, overrides: Sequence[str]) -> Iterator[Arm]:
+    keys = study.keys
+    for base in keys.bases:
+        document = overridden(read_document(find_recipe(base, study.folder)), overrides)
+        for table in keys.policies or (None,):
+            for variant, changes in (keys.variants or {"": {}}).items():
+                merged = _under(
+                    document, table, {"data.split_seed": _split_seed(document, keys), **OF_A_COMPARISON, **changes}
+                )
+                policy = policy_in_words(merged.tables["freezing"] if table is None else table)
+                said = [Path(base).stem] if len(keys.bases) > 1 or not keys.policies else []
+                said += [policy] if keys.policies else []
+                yield Arm(
+                    " / ".join([*said, *([variant] if variant else [])]), policy, merged, index, keys.trials(policy)
+                )
+
+
+def _split_seed(document: Document, keys: StudyKeys) -> int:
+    """One split for all seeds and trials: a test image of one seed must not have chosen the settings for another."""
+    stated = document.tables.get("data", {})
+    given = stated.get("split_seed") if isinstance(stated, Mapping) else None
+    return keys.seeds[0] if given is None else given
+
+
+def _under(document: Document, policy: Mapping[str, Any] | None, changes: Mapping[str, Any]) -> Document:
+    """A recipe under a policy. Its table stands as it is written: keys of the recipe's own are not mixed in."""
+    if policy is None:
+        return overridden(document, changes)
+    bare = attrs.evolve(document, tables={name: value for name, value in document.tables.items() if name != "freezing"})
+    return overridden(bare, {**changes, "freezing": dict(policy)})
+
+
+def policy_in_words(table: Mapping[str, Any]) -> str:
+    """`last_stages(n=2)`."""
+    keys = ", ".join(f"{name}={toml_value(value)}" for name, value in table.items() if name != "use")
+    return f"{table.get('use', '?')}({keys})" if keys else str(table.get("use", "?"))
+
+
+def slug(name: str) -> str:
+    """A name as a file may be called."""
+    return re.sub(r"[^\w.=-]+", "-", name).strip("-")
+
+
+def _require_known_policies(keys: StudyKeys, arms: Sequence[Arm]) -> None:
+    """
+    Raises:
+        FwError: spaces are given for a policy that is not compared.
+    """
+    known = sorted({name for arm in arms for name in (arm.policy, arm.policy.partition("(")[0])})
+    for name in keys.tune_for:
+        if name not in known:
+            raise FwError(f"study.tune_for names {name!r}, which is not compared",
+                          did_you_mean(name, known) or f"compared are: {', '.join(known)}")  # fmt: skip
+
+
+def _require_fair(arms: Sequence[Arm]) -> None:
+    """
+    Raises:
+        FwError: one arm has more trials than another.
+    """
+    for arm in arms:
+        if len(arm.trials) != len(arms[0].trials):
+            raise FwError(f"{arms[0].name} has {len(arms[0].trials)} trials and {arm.name} {len(arm.trials)}",
+                          "a fair comparison gives every policy as many; ranges may differ")  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------- differences
+
+
+def differences(arms: Sequence[Arm], seed: int) -> dict[str, dict[str, Any]]:
+    """Dotted key -> arm -> value, for every key in which the resolved recipes of a seed differ."""
+    flat = {arm.name: dict(_flat(arm.cell(seed).resolved())) for arm in arms}
+    keys = sorted({key for values in flat.values() for key in values})
+    found = {key: {name: values.get(key) for name, values in flat.items()} for key in keys}
+    return {key: of for key, of in found.items() if any(value != of[arms[0].name] for value in of.values())}
+
+
+def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else None
+    if items is None or not value:
+        yield path, value
+        return
+    for name, item in items:
+        yield from _flat(item, f"{path}.{name}" if path else str(name))
+
+
+def require_comparable(arms: Sequence[Arm], keys: StudyKeys) -> None:
+    """
+    Raises:
+        FwError: recipes differ in a key that the study does not declare, in their data, or in their weights.
+    """
+    known = sorted({key for arm in arms for key, _ in _flat(arm.cell(keys.seeds[0]).resolved())})
+    for key in keys.vary:
+        if not any(_is_under(name, key) for name in known):
+            raise FwError(f"study.vary names {key!r}, which no recipe has", did_you_mean(key, known))
+    declared = (*DECLARED, *keys.vary, *(key for changes in keys.variants.values() for key in changes))
+    for key, values in differences(arms, keys.seeds[0]).items():
+        if _is_under(key, *NEVER_DECLARED):
+            raise FwError(f"the recipes differ in {key}: {_shown(values)}",
+                          "then their figures say nothing of each other; --force compares them all the same")  # fmt: skip
+        if not _is_under(key, *declared):
+            raise FwError(f"the recipes differ in {key} beside the policy: {_shown(values)}",
+                          (f"if that is what you compare, declare it: --vary {key}", "--force asks no questions"))  # fmt: skip
+
+
+def _is_under(key: str, *tables: str) -> bool:
+    return any(key == table or key.startswith(f"{table}.") for table in tables)
+
+
+def _shown(values: Mapping[str, Any]) -> str:
+    """The different values, each with the first arm that has it."""
+    first: dict[str, str] = {}
+    for name, value in values.items():
+        first.setdefault("absent" if value is None else toml_value(value), name)
+    return ", ".join(f"{text} ({name})" for text, name in first.items())

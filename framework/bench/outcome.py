@@ -1,0 +1,248 @@
+"""Outcome: what the runs and laps of a study say of each arm and cell, beside the first."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from framework.bench.costs import Costs, costs_of, medians, repaid_in_epoch, seconds_to_epoch
+from framework.bench.laps import AGAIN, Cell, Lap
+from framework.bench.statistics import Estimate, accuracy_difference, cost_ratio, holm, image_p_value, verdict
+from framework.bench.study import StudyKeys
+from framework.bench.trained import Trained
+from framework.bench.tuning import Tuned
+
+SHARED_SETTINGS = "shared settings: compare cost, not accuracy"
+"""What stands over scores for which no policy was tuned: one learning rate suits one of them best."""
+
+
+@attrs.frozen(eq=False)
+class Scores:
+    """An arm's scores.
+
+    Attributes:
+        arm: its name.
+        settings, edges, trials: as `Tuned` has them.
+        each: split -> seed -> the monitored metric of the selected network.
+        difference: from the first arm's, on the split that is reported; None for itself, or without a seed in common.
+        p_value: of that difference, over seeds, adjusted by Holm; None where the seeds are too few.
+        p_of_images: of the same, over images, adjusted by Holm; None where predictions cannot be paired.
+        verdict: what may be said; None where the seeds are too few, or nothing was tuned.
+        curves: seed -> the monitored metric on validation, epoch by epoch.
+        epoch_of_target: median over seeds of the first epoch that reaches the target; None where one never does.
+        failed: how many runs failed; `reason` of the first.
+    """
+
+    arm: str
+    settings: Mapping[str, Any]
+    edges: Mapping[str, str]
+    trials: Sequence[tuple[Mapping[str, Any], float | None]]
+    each: Mapping[str, Mapping[int, float]]
+    difference: Estimate | None = None
+    p_value: float | None = None
+    p_of_images: float | None = None
+    verdict: str | None = None
+    curves: Mapping[int, Sequence[float]] = attrs.field(factory=dict)
+    epoch_of_target: float | None = None
+    failed: int = 0
+    reason: str = ""
+
+
+@attrs.frozen(eq=False)
+class Row:
+    """A cell's costs. What needs a lap is None where none was finished.
+
+    Attributes:
+        cell: what was timed.
+        laps: the rounds that were finished.
+        costs: of each of them; `median` over them.
+        policy_ratio, policy_memory: time and memory beside the first arm under the same engine setting.
+        engine_ratio: time beside the same arm under the first engine setting.
+        repaid: the epoch in which the one pass is repaid.
+        target_s: seconds to the target.
+        parts: what a step computes and keeps.
+        facts: of the first lap.
+        failed: how many laps failed; `reason` of the first.
+    """
+
+    cell: Cell
+    laps: Sequence[Lap]
+    costs: Sequence[Costs]
+    median: Costs | None
+    policy_ratio: Estimate | None
+    policy_memory: Estimate | None
+    engine_ratio: Estimate | None
+    repaid: int | None
+    target_s: float | None
+    parts: Mapping[str, Any]
+    failed: int
+    reason: str
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What the first lap says."""
+        return self.laps[0].facts if self.laps else {}
+
+
+@attrs.frozen(eq=False)
+class Outcome:
+    """A study's figures.
+
+    Attributes:
+        scores: each arm's, the first one's first.
+        rows: each cell's.
+        noise: time and memory of the first cell beside itself, in each round.
+        metric: which score is given; `higher_is_better`, or not.
+        split: test, or validation where there is no test.
+        is_tuned: whether accuracies may be compared.
+        target: the score whose time is given.
+    """
+
+    scores: Sequence[Scores]
+    rows: Sequence[Row]
+    noise: Mapping[str, Estimate]
+    metric: str
+    higher_is_better: bool
+    split: str
+    is_tuned: bool
+    target: float | None
+
+
+def outcome_of(
+    keys: StudyKeys, tuned: Sequence[Tuned], cells: Sequence[Cell], laps: Sequence[Lap],
+    parts: Mapping[str, Mapping[str, Any]],
+) -> Outcome:  # fmt: skip
+    """What the runs and laps say.
+
+    Args:
+        keys: of the study.
+        tuned: each arm's trials and finals, the first one's first.
+        cells: what was timed, the baseline first.
+        laps: of these, finished or failed.
+        parts: cell -> what its step computes and keeps.
+    """
+    done = [run for one in tuned for run in one.finals if not run.reason]
+    metric, higher = (
+        (done[0].metric, done[0].summary["metrics"]["best"]["higher_is_better"]) if done else ("score", True)
+    )
+    split = "test" if any(run.score("test") is not None for run in done) else "val"
+    target = _target(keys, tuned, higher)
+    scores = _compared([_scores(one, metric, target, higher) for one in tuned], tuned, split, keys, higher)
+    epochs = {one.arm: one.epoch_of_target for one in scores}
+    rows = [_row(cell, cells, laps, epochs, parts.get(cell.name, {})) for cell in cells]
+    return Outcome(scores, rows, _noise(cells[0], laps), metric, higher, split, bool(tuned[0].trials), target)
+
+
+# ------------------------------------------------------------------------------------------------------ scores
+
+
+def _target(keys: StudyKeys, tuned: Sequence[Tuned], higher: bool) -> float | None:
+    if keys.target is not None:
+        return keys.target
+    ends = [score for one in tuned for run in one.finals if (score := run.score("val")) is not None]
+    return (min(ends) if higher else max(ends)) if ends else None
+
+
+def _scores(tuned: Tuned, metric: str, target: float | None, higher: bool) -> Scores:
+    done = [run for run in tuned.finals if not run.reason]
+    failed = [run for run in tuned.finals if run.reason]
+    each = {split: {run.job.seed: score for run in done if (score := run.score(split)) is not None}
+            for split in ("val", "test")}  # fmt: skip
+    curves = {run.job.seed: run.curve(f"val.{metric}") for run in done}
+    epochs = [_first_epoch(curve, target, higher) for curve in curves.values()]
+    reached = [epoch for epoch in epochs if epoch is not None]
+    return Scores(
+        tuned.arm.name, tuned.settings or {}, tuned.edges, tuned.trials, {split: of for split, of in each.items() if of},
+        curves=curves, epoch_of_target=statistics.median(reached) if reached and len(reached) == len(epochs) else None,
+        failed=len(failed), reason=failed[0].reason if failed else "" if tuned.finals else "every trial failed",
+    )  # fmt: skip
+
+
+def _first_epoch(curve: Sequence[float], target: float | None, higher: bool) -> int | None:
+    sign = 1 if higher else -1
+    if target is None:
+        return None
+    return next((number for number, value in enumerate(curve, 1) if sign * value >= sign * target), None)
+
+
+def _compared(
+    scores: Sequence[Scores], tuned: Sequence[Tuned], split: str, keys: StudyKeys, higher: bool
+) -> list[Scores]:
+    """The scores with what may be said of their difference from the first arm's."""
+    first = scores[0].each.get(split, {})
+    others = [(one, of) for one, of in zip(scores[1:], tuned[1:], strict=True)]
+    differences = {one.arm: found for one, _ in others if (found := _difference(one.each.get(split, {}), first))}
+    p_values = holm({name: of.p_value for name, of in differences.items() if of.p_value is not None})
+    images = {one.arm: _p_of_images(of.finals, tuned[0].finals, split) for one, of in others}
+    p_of_images = holm({name: value for name, value in images.items() if value is not None})
+    return [scores[0], *(
+        attrs.evolve(
+            one, difference=differences.get(one.arm), p_value=p_values.get(one.arm), p_of_images=p_of_images.get(one.arm),
+            verdict=verdict(differences[one.arm], 0.0, p_values.get(one.arm))
+            if one.trials and one.arm in differences else None,
+        )
+        for one, _ in others
+    )]  # fmt: skip
+
+
+def _difference(scores: Mapping[int, float], first: Mapping[int, float]) -> Estimate | None:
+    seeds = sorted(scores.keys() & first.keys())
+    return accuracy_difference([scores[seed] for seed in seeds], [first[seed] for seed in seeds]) if seeds else None
+
+
+def _p_of_images(runs: Sequence[Trained], first: Sequence[Trained], split: str) -> float | None:
+    """Of the difference over images; None where the seeds do not have the same images."""
+    import numpy as np
+
+    mine, theirs = ({run.job.seed: run.is_right(split) for run in of if not run.reason} for of in (runs, first))
+    pairs = [(a, b) for seed in sorted(mine.keys() & theirs.keys()) if (a := mine[seed]) and (b := theirs[seed])]
+    if not pairs or len({len(row) for pair in pairs for row in pair}) > 1:
+        return None
+    return image_p_value(np.array([a for a, _ in pairs]), np.array([b for _, b in pairs]))
+
+
+# ------------------------------------------------------------------------------------------------------- costs
+
+
+def _row(
+    cell: Cell, cells: Sequence[Cell], laps: Sequence[Lap], epochs: Mapping[str, float | None], parts: Mapping[str, Any]
+) -> Row:
+    mine = [lap for lap in laps if lap.cell == cell.name]
+    done, failed = [lap for lap in mine if not lap.reason], [lap for lap in mine if lap.reason]
+    costs = [costs_of(lap, cell) for lap in done]
+    median = medians(costs) if costs else None
+    first = next(other for other in cells if other.engine == cell.engine or cell.recipe is None)
+    plain = next(other for other in cells if other.arm == cell.arm)
+    epoch = epochs.get(cell.arm)
+    return Row(
+        cell, done, costs, median,
+        policy_ratio=_ratio(cell, first, laps, lambda of: of.total_s) if cell is not first else None,
+        policy_memory=_ratio(cell, first, laps, lambda of: of.peak_mb) if cell is not first else None,
+        engine_ratio=_ratio(cell, plain, laps, lambda of: of.total_s) if cell is not plain else None,
+        repaid=repaid_in_epoch(costs, [costs_of(lap, plain) for lap in laps if lap.cell == plain.name and not lap.reason])
+        if cell is not plain else None,
+        target_s=seconds_to_epoch(median, math.ceil(epoch)) if median and epoch is not None else None,
+        parts=parts, failed=len(failed), reason=failed[0].reason if failed else "",
+    )  # fmt: skip
+
+
+def _ratio(cell: Cell, other: Cell, laps: Sequence[Lap], cost: Callable[[Costs], float]) -> Estimate | None:
+    """Of a cost, over the rounds that both finished."""
+    mine, theirs = ({lap.round: cost(costs_of(lap, of)) for lap in laps if lap.cell == of.name and not lap.reason}
+                    for of in (cell, other))  # fmt: skip
+    rounds = sorted(mine.keys() & theirs.keys())
+    return cost_ratio([mine[r] for r in rounds], [theirs[r] for r in rounds]) if rounds else None
+
+
+def _noise(cell: Cell, laps: Sequence[Lap]) -> dict[str, Estimate]:
+    again = attrs.evolve(cell, name=cell.name + AGAIN)
+    found = {
+        "total_s": _ratio(again, cell, laps, lambda of: of.total_s),
+        "step_s": None if cell.whole else _ratio(again, cell, laps, lambda of: of.step_s or of.total_s),
+        "peak_mb": _ratio(again, cell, laps, lambda of: of.peak_mb),
+    }
+    return {name: of for name, of in found.items() if of is not None}

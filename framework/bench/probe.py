@@ -1,0 +1,151 @@
+"""Probe: what one cell costs, measured in the process that this module is run in.
+
+    python -m framework.bench.probe RECIPE.toml RESULT.json BEGAN
+
+The real loop trains on a few images; BEGAN is when the process was started, by the system's monotonic clock.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import nn
+
+from framework.allocator import keeping_memory
+from framework.bench.steps import StepClock
+from framework.display import NullDisplay
+from framework.files import write_json
+from framework.formats import place
+from framework.index import Index, installed_index
+from framework.measure import peak_since_reset_mb, pick_device, reset_peak, resident_mb, synchronize
+from framework.recipe import Recipe, load_resolved
+from framework.results import parameter_counts
+from framework.running import Run
+from framework.runs import prepare_run
+from framework.train import train_epoch, validate
+
+IMAGES, BATCHES = 256, 4
+"""Of each split: this many images, or so many batches where that is more."""
+WARM_UP = 2
+"""Steps that are not counted: the first also makes buffers and the optimizer's state."""
+SECONDS, EPOCHS = 2.0, 100
+"""Steps are measured for as long as this, whole and by parts in turn, and for so many epochs at most."""
+
+
+def probe(recipe: Recipe, index: Index, began: float) -> dict[str, Any]:
+    """What a recipe costs under its first plan; from an empty store, unless somebody filled it.
+
+    Args:
+        recipe: what is measured; its images are thinned out.
+        index: the plugins.
+        began: when the process was started, by `time.monotonic`.
+
+    Returns:
+        seconds: `start_up_s` (until the network stands), `divide_s`, `features_s` (the one pass over the thinned
+        training images), `step_s` (each step), `parts_s` (of a step), `epoch_s` (of training on the thinned images),
+        `first_validate_s` and `validate_s` (a later one); `base_mb` and `peak_mb` (resident, or of the device's
+        allocator; the base is what it takes once all is imported and before anything is built); `thinned` and `images` by split; `params`, `partition`, `epochs`,
+        `batch_size`, `threads`, `device`.
+    """
+    device = pick_device(recipe.engine.device)
+    new_run(recipe, index)
+    times: dict[str, Any] = {"start_up_s": time.monotonic() - began}
+    use_libraries(device)
+    gc.collect()
+    base_mb = resident_mb(device)
+    reset_peak(device)
+    run = new_run(recipe, index)
+    sizes = run.facts["data"]["images"]
+    with keeping_memory(device):
+        times["divide_s"] = seconds(device, run.feed.divide)
+        passes = recipe.train.epochs * sizes["train"] / len(run.parts.data.train)
+        times["features_s"] = seconds(device, lambda: run.feed.follow(passes))
+        times |= times_of_steps(run)
+        times |= {name: seconds(device, lambda: validate(run)) for name in ("first_validate_s", "validate_s")}
+    return {
+        **times, "base_mb": base_mb, "peak_mb": peak_since_reset_mb(device), "images": sizes,
+        "thinned": {"train": len(run.parts.data.train), "val": len(run.parts.data.val)},
+        "params": parameter_counts(run.parts.network), "partition": run.feed.facts(),
+        "epochs": epochs_of(recipe, run), "batch_size": recipe.train.batch_size,
+        "threads": torch.get_num_threads(), "device": str(device), "memory_format": run.parts.memory_format,
+    }  # fmt: skip
+
+
+def new_run(recipe: Recipe, index: Index) -> Run:
+    """A run on few images, before its first step."""
+    images = max(IMAGES, BATCHES * recipe.train.batch_size)
+    return prepare_run(for_long(recipe), index, Path(), NullDisplay(), images=images)
+
+
+def for_long(recipe: Recipe) -> Recipe:
+    """The recipe with epochs for as long as it is measured, so that no scheduler comes to its end."""
+    keys = attrs.evolve(recipe.train, epochs=max(recipe.train.epochs, EPOCHS), max_steps=0)
+    return attrs.evolve(recipe, train=keys)
+
+
+def epochs_of(recipe: Recipe, run: Run) -> float:
+    """How many epochs the whole run has."""
+    keys, images = recipe.train, run.facts["data"]["images"]["train"]
+    batches = images // keys.batch_size if keys.drop_last else math.ceil(images / keys.batch_size)
+    per_epoch = math.ceil(batches / keys.accumulate)
+    return min(keys.epochs, keys.max_steps / per_epoch) if keys.max_steps else keys.epochs
+
+
+def use_libraries(device: torch.device) -> None:
+    """Trains a toy, so that what libraries load at their first use counts as theirs and not as the cell's."""
+    toy = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 30 * 30, 2))
+    place(toy, device, "channels_last")
+    optimizer = torch.optim.SGD(toy.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(2):
+        toy(torch.zeros(4, 3, 32, 32, device=device)).sum().backward()
+        optimizer.step()
+    synchronize(device)
+
+
+def times_of_steps(run: Run) -> dict[str, Any]:
+    """Seconds of steps, of their parts, and of epochs, measured in turn."""
+    device, clock = run.parts.device, StepClock.of(run)
+    one_epoch(run, first=max(0, run.batches_per_epoch - WARM_UP * run.parts.recipe.train.accumulate))
+    clock.forget()
+    epochs: list[float] = []
+    while len(epochs) < EPOCHS // 2 and sum(epochs) < SECONDS:
+        clock.split = False
+        epochs.append(seconds(device, lambda: one_epoch(run)))
+        clock.split = True
+        one_epoch(run)
+    return {"step_s": clock.steps, "parts_s": clock.mean_parts(), "epoch_s": statistics.median(epochs)}
+
+
+def one_epoch(run: Run, first: int = 0) -> None:
+    """Trains an epoch from one of its batches on; the standing goes back, so that the first plan stays in force."""
+    run.standing.batch = first
+    train_epoch(run)
+    run.standing.batch, run.standing.step, run.standing.asked_at = 0, 0, 0
+
+
+def seconds(device: torch.device, work: Callable[[], Any]) -> float:
+    """How long some work takes."""
+    synchronize(device)
+    began = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - began
+
+
+def main(recipe: str, result: str, began: str) -> None:
+    """The process: reads the recipe, writes the result."""
+    index = installed_index()
+    write_json(Path(result), probe(load_resolved(Path(recipe), index), index, float(began)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,144 @@
+"""Steps: what each training step takes, and which part of it, read at the seams of the loop."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from framework.contracts import Split
+from framework.feed import Fed, Feed
+from framework.measure import synchronize
+from framework.mixing import Inputs
+from framework.running import Run
+
+PARTS = ("data", "forward", "backward", "optimizer")
+"""What a step is divided into. The loss counts as forward; clipping as backward; what the loop does between the
+optimizer's step and the next batch as optimizer."""
+
+
+@attrs.define(eq=False)
+class StepClock:
+    """Watches a run's steps from outside: its loop stays the one that trains.
+
+    Attributes:
+        device: waited for before each reading.
+        split: whether parts are read, each of which has to wait for the device; else whole steps alone.
+        steps: seconds of each step while parts were not read.
+        parts: seconds by part of each step while they were.
+    """
+
+    device: torch.device
+    split: bool = False
+    steps: list[float] = attrs.field(factory=list)
+    parts: list[dict[str, float]] = attrs.field(factory=list)
+    _now: dict[str, float] = attrs.field(factory=dict)
+    _last: float = 0.0
+    _is_moved: bool = False
+
+    @classmethod
+    def of(cls, run: Run) -> StepClock:
+        """A clock that from now on sees every batch, loss and step of a run."""
+        clock = cls(run.parts.device)
+        criterion = run.parts.criterion
+
+        def timed(logits: Tensor, targets: Tensor) -> Tensor:
+            loss = criterion(logits, targets)
+            clock.mark("forward")
+            return loss
+
+        run.feed = Watched(run.feed, clock)
+        run.parts = attrs.evolve(run.parts, criterion=timed)
+        run.parts.optimizer.register_step_pre_hook(lambda *_: clock.mark("backward"))
+        run.parts.optimizer.register_step_post_hook(lambda *_: clock.moved())
+        return clock
+
+    def begin(self) -> None:
+        """An epoch begins."""
+        synchronize(self.device)
+        self._now, self._is_moved, self._last = {}, False, time.perf_counter()
+
+    def mark(self, part: str) -> None:
+        """What passed since the last mark was this part."""
+        if self.split:
+            self._add(part)
+
+    def moved(self) -> None:
+        """The optimizer has moved the parameters: the step ends when the next batch is asked for."""
+        self._is_moved = True
+
+    def asked(self) -> None:
+        """The loop is done with a batch."""
+        if not self._is_moved:
+            self.mark("backward")  # of a batch that accumulates
+            return
+        self._add("optimizer")
+        if self.split:
+            self.parts.append(self._now)
+        else:
+            self.steps.append(self._now["optimizer"])
+        self._now, self._is_moved = {}, False
+
+    def _add(self, part: str) -> None:
+        synchronize(self.device)
+        now = time.perf_counter()
+        self._now[part] = self._now.get(part, 0.0) + now - self._last
+        self._last = now
+
+    def forget(self) -> None:
+        """What was read so far was for warming up."""
+        self.steps, self.parts = [], []
+
+    def mean_parts(self) -> dict[str, float]:
+        """Seconds of each part: means over the middle half of all steps whose parts were read, so that they add up."""
+        ordered = sorted(self.parts, key=lambda parts: sum(parts.values()))
+        cut = (len(ordered) - 1) // 4
+        middle = ordered[cut : len(ordered) - cut]
+        return {part: statistics.fmean(step.get(part, 0.0) for step in middle) for part in PARTS}
+
+
+@attrs.frozen(eq=False)
+class Watched:
+    """A feed that tells a clock when a batch is asked for and when it is there."""
+
+    feed: Feed
+    clock: StepClock
+
+    def train_batches(self, epoch: int, start: int) -> Iterator[Fed]:
+        """As the feed gives them."""
+        self.clock.begin()
+        for batch in self.feed.train_batches(epoch, start):
+            self.clock.mark("data")
+            try:
+                yield batch
+            finally:  # also where the loop leaves, as it does after an epoch's last batch
+                self.clock.asked()
+
+    def batches(self, split: Split) -> Iterator[Fed]:
+        """As the feed gives them."""
+        return self.feed.batches(split)
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        """As the feed does it."""
+        return self.feed.forward(inputs)
+
+    def batches_per_epoch(self) -> int:
+        """As the feed has it."""
+        return self.feed.batches_per_epoch()
+
+    def divide(self) -> None:
+        """As the feed does it."""
+        self.feed.divide()
+
+    def follow(self, passes: float) -> None:
+        """As the feed does it."""
+        self.feed.follow(passes)
+
+    def facts(self) -> dict[str, Any]:
+        """As the feed says."""
+        return self.feed.facts()

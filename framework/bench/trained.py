@@ -1,0 +1,131 @@
+"""Trained: the runs that a study's scores come from, trained in one process that shares what they have in common."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from framework.bench.arms import Arm
+from framework.bench.processes import lines_of_process, python, write_once
+from framework.files import write_json
+from framework.rundir import SUMMARY
+
+FAILED = "failed.json"
+
+
+@attrs.frozen(eq=False)
+class Job:
+    """A run that is to be trained.
+
+    Attributes:
+        arm: whose.
+        seed: of everything but the split.
+        settings: what was chosen, or is tried, by dotted key.
+        folder: its run directory.
+    """
+
+    arm: Arm
+    seed: int
+    settings: Mapping[str, Any]
+    folder: Path
+
+
+@attrs.frozen(eq=False)
+class Trained:
+    """A run that ended.
+
+    Attributes:
+        job: what was to be trained.
+        reason: why it failed; empty where it did not.
+        summary: of the run; empty where it failed.
+    """
+
+    job: Job
+    reason: str = ""
+    summary: Mapping[str, Any] = attrs.field(factory=dict)
+
+    @property
+    def metric(self) -> str:
+        """The name of the monitored metric."""
+        return str(self.summary["metrics"]["best"]["monitor"]).removeprefix("val.")
+
+    def score(self, split: str) -> float | None:
+        """The monitored metric of the selected network; None where there is no such split, or the run failed."""
+        best = self.summary["metrics"]["best"] if self.summary else {}
+        return float(best[split][self.metric]) if split in best else None
+
+    def curve(self, name: str) -> list[float]:
+        """A column of `metrics.jsonl`, such as `val.accuracy`, epoch by epoch."""
+        lines = (self.job.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        return [float(json.loads(line)[name]) for line in lines]
+
+    def is_right(self, split: str) -> list[bool] | None:
+        """Whether each image of a split, in order of names, was predicted right; None where there is no such split."""
+        file = self.job.folder / "predictions" / f"{split}.csv"
+        if not file.is_file():
+            return None
+        with file.open(newline="", encoding="utf-8") as lines:
+            rows = sorted(csv.DictReader(lines), key=lambda row: row["image"])
+        return [row["target"] == row["predicted"] for row in rows]
+
+
+def train(jobs: Sequence[Job], folder: Path, note: Callable[[Trained], None]) -> list[Trained]:
+    """Every job's run; what an earlier process finished is taken from the disk.
+
+    Args:
+        jobs: what is to be trained.
+        folder: of the study.
+        note: told of each run when it is there.
+
+    Raises:
+        FwError: the folder cannot be written.
+        KeyboardInterrupt: somebody stopped it.
+    """
+    while left := [job for job in jobs if _ended(job) is None]:
+        for job in _train_some(left, folder):
+            ended = _ended(job)
+            assert ended is not None
+            note(ended)
+    return [ended for job in jobs if (ended := _ended(job)) is not None]
+
+
+def _train_some(jobs: Sequence[Job], folder: Path) -> Iterator[Job]:
+    """The jobs that one process ends; where it dies, the one under way is its last."""
+    files = [
+        str(
+            write_once(
+                folder / "recipes" / f"{_name(job, folder)}.toml",
+                job.arm.cell(job.seed, "auto", job.settings).to_toml(),
+            )
+        )
+        for job in jobs
+    ]
+    write_json(folder / "jobs.json", [[file, str(job.folder)] for file, job in zip(files, jobs, strict=True)])
+    waiting = list(jobs)
+    for line in lines_of_process(python("framework.bench.worker", str(folder / "jobs.json"))):
+        reason = json.loads(line)["reason"] if line.startswith("{") else line
+        if not waiting or not (reason or line):
+            continue
+        job = waiting.pop(0)
+        if reason:
+            write_json(job.folder.with_suffix(".failed.json"), {"reason": reason})
+        yield job
+
+
+def _name(job: Job, folder: Path) -> str:
+    return "-".join(job.folder.relative_to(folder).parts)
+
+
+def _ended(job: Job) -> Trained | None:
+    """What is on disk of a job's run: how it ended; None where it did not."""
+    summary, failed = job.folder / SUMMARY, job.folder.with_suffix(".failed.json")
+    if summary.is_file():
+        return Trained(job, "", json.loads(summary.read_text(encoding="utf-8")))
+    if failed.is_file():
+        return Trained(job, json.loads(failed.read_text(encoding="utf-8"))["reason"])
+    return None

@@ -1,0 +1,137 @@
+"""`fw bench`: compares freezing policies in accuracy, time and memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from framework.cli.common import open_index, refuse_distributed, say, set_option
+
+if TYPE_CHECKING:
+    from framework.bench.arms import Arm
+    from framework.bench.outcome import Outcome
+    from framework.bench.study import StudyKeys
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command()
+@click.argument("names", nargs=-1, required=True, metavar="STUDY|RECIPE...")
+@click.option("--policies", help="in place of the study's, e.g. frozen,'last_stages(n=2)',full")
+@click.option("--seeds", help="in place of the study's: 0,1,2 or 0-4")
+@click.option(
+    "--tune", multiple=True, metavar="KEY=SPACE", help="e.g. 'optimizer.lr={log=[1e-4,1.0],trials=7}'; repeatable"
+)
+@click.option("--rounds", type=int, help="how often each cell is timed; from 6 on ratios have intervals")
+@click.option("--engines", help="plain: the usual loop; auto: the recipe's [engine]; absent: plain,auto")
+@click.option("--timed", help="steps: a few of each cell are timed; whole: runs to their end")
+@click.option("--vary", multiple=True, metavar="KEY", help="a key in which recipes may differ; repeatable")
+@set_option
+@click.option("--out", type=click.Path(path_type=Path), help="the study's folder; absent: runs/NAME")
+@click.option("--json", "json_file", type=FILE, help="also write the figures here; pytest-benchmark compare reads them")
+@click.option("--html", "html_file", type=FILE, help="also write the report here")
+@click.option("--overwrite", is_flag=True, help="replace the study that is in the folder")
+@click.option("--force", is_flag=True, help="compare recipes whatever they differ in")
+@click.option("--dry-run", is_flag=True, help="say what would be compared, and run nothing")
+def command(
+    names: tuple[str, ...], policies: str | None, seeds: str | None, tune: tuple[str, ...], rounds: int | None,
+    engines: str | None, timed: str | None, vary: tuple[str, ...], overrides: tuple[str, ...], out: Path | None,
+    json_file: Path | None, html_file: Path | None, overwrite: bool, force: bool, dry_run: bool,
+) -> None:  # fmt: skip
+    """Compare freezing policies in accuracy, time and memory: one study, or recipes as they are.
+
+    Every policy is trained with the same seeds on the same split; then each is timed in fresh processes, under the
+    plain loop and under the engine. The same command goes on with a study that was stopped.
+
+    \b
+    Example:
+      fw bench resnet18_finetune resnet18_frozen
+      fw bench lite0_frozen --policies frozen,'last_stages(n=1)',full --seeds 0-4 \\
+        --tune 'optimizer.lr={log=[1e-4,1.0],trials=7}' --rounds 6
+    """
+    refuse_distributed(f"bench {' '.join(names)}")
+    from framework.bench.arms import arms_of, require_comparable
+    from framework.bench.study import policies_from, ranges_from, read_study, seeds_from
+
+    given: dict[str, Any] = {
+        "policies": policies and policies_from(policies), "seeds": seeds and seeds_from(seeds),
+        "tune": ranges_from(tune), "engines": engines and [name.strip() for name in engines.split(",")],
+        "rounds": rounds, "timed": timed, "vary": list(vary),
+    }  # fmt: skip
+    study = read_study(names, {name: value for name, value in given.items() if value or value == 0})
+    arms = arms_of(study, open_index(), overrides)
+    if not force:
+        require_comparable(arms, study.keys)
+    _announce(study.keys, arms)
+    if not dry_run:
+        targets = {"json": json_file, "html": html_file}
+        _require_writable([file for file in targets.values() if file is not None])
+        _compare(study.keys, arms, out or Path("runs") / study.keys.name, overwrite, targets)
+
+
+def _announce(keys: StudyKeys, arms: tuple[Arm, ...]) -> None:
+    """What is compared, and in what the recipes differ."""
+    from framework.bench.arms import differences
+    from framework.cli.display import counted
+    from framework.toml_text import toml_value
+
+    trials = len(arms[0].trials) * len(keys.seeds_of_trials)
+    tuned = f"{counted(trials, 'trial')} each, " if trials else ""
+    say(f"{keys.name}: {counted(len(arms), 'way')} of training, {tuned}{counted(len(keys.seeds), 'seed')}, "
+        f"{counted(keys.rounds, 'round')} of timing")  # fmt: skip
+    for key, values in differences(arms, keys.seeds[0]).items():
+        shown = (f"{name}: {'absent' if value is None else toml_value(value)}" for name, value in values.items())
+        say(f"  {key:24} {', '.join(shown)}")
+
+
+def _require_writable(files: list[Path]) -> None:
+    """
+    Raises:
+        FwError: a file that is asked for could not be written in the end.
+    """
+    import os
+
+    from framework.errors import FwError
+
+    for file in files:
+        folder = file.absolute().parent
+        if not folder.is_dir() or not os.access(file if file.exists() else folder, os.W_OK):
+            raise FwError(f"cannot write {file}", f"is there a folder {folder}, and may you write in it?")
+
+
+def _compare(
+    keys: StudyKeys, arms: tuple[Arm, ...], folder: Path, overwrite: bool, targets: dict[str, Path | None]
+) -> None:
+    from framework.bench.bench import open_study, run_study
+    from framework.cli.outcome import Progress, show_outcome
+    from framework.errors import Interrupted
+
+    open_study(folder, keys, arms, overwrite)
+    progress = Progress(keys, arms)
+    try:
+        found = run_study(keys, arms, folder, progress)
+    except KeyboardInterrupt:
+        raise Interrupted(f"stopped; what is done lies in {folder}", "the same command goes on", 2) from None
+
+    from framework.bench.outcome import outcome_of
+
+    outcome = outcome_of(keys, *found)
+    _write(keys, len(arms[0].trials), outcome, folder, targets)
+    show_outcome(outcome)
+    say(f"figures in {folder / 'bench.json'} and bench.csv, report in {folder / 'report.html'}")
+
+
+def _write(keys: StudyKeys, trials: int, outcome: Outcome, folder: Path, targets: dict[str, Path | None]) -> None:
+    import json
+
+    from framework.bench.as_json import as_csv, as_json
+    from framework.bench.machine import machine, method
+    from framework.files import write_text
+
+    document = as_json(keys.name, outcome, method(keys, trials), machine())
+    for file in (folder / "bench.json", targets["json"]):
+        if file is not None:
+            write_text(file, json.dumps(document, indent=2) + "\n")
+    write_text(folder / "bench.csv", as_csv(outcome))
