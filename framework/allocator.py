@@ -1,4 +1,5 @@
-"""Allocator: has the C library keep the memory of large tensors during a run, so that no step faults it in anew."""
+"""Allocator: has the C library keep the memory of large tensors during a run, so that no step faults it in anew; or
+return it at once, so that a peak can be told from what is kept."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import ctypes
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
@@ -18,25 +19,37 @@ RESTORE = ((MMAP_MAX, 65536), (MMAP_THRESHOLD, 32 * 2**20), (TRIM_THRESHOLD, 64 
 """What glibc adapts itself to in a process that frees large blocks; it cannot be asked what was set before."""
 SAID_ALREADY = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
 """Variables by which a user decides; GLIBC_TUNABLES, where it names malloc, is another."""
+RETURN = ((MMAP_MAX, 65536), (MMAP_THRESHOLD, 2**17), (TRIM_THRESHOLD, 2**17))
+"""glibc's own defaults; once they are stated, it no longer adapts them: each large block is mapped, and unmapped."""
 
 
 _told: list[ctypes.CDLL] = []
 """The library, once it is told, which holds for the whole process: a block within a block changes nothing."""
 
 
-@contextmanager
-def keeping_memory(device: torch.device) -> Iterator[None]:
+def keeping_memory(device: torch.device) -> AbstractContextManager[None]:
     """Freed memory stays with the process within the block, and goes back to the system after it.
 
     glibc maps every block above 32 MiB on its own and unmaps it when it is freed, so that the activations of a CPU step
     are faulted in, page by page and zeroed, at every step. Does nothing on an accelerator, whose allocator caches, with
     another C library, or where the environment says how malloc is to behave.
     """
+    return _telling(device, KEEP)
+
+
+def returning_memory(device: torch.device) -> AbstractContextManager[None]:
+    """Freed memory goes back to the system at once, so that resident memory is what is in use; else as above."""
+    return _telling(device, RETURN)
+
+
+@contextmanager
+def _telling(device: torch.device, options: tuple[tuple[int, int], ...]) -> Iterator[None]:
     libc = _glibc() if device.type == "cpu" and not _is_said_already() else None
     if libc is None or _told:
         yield
         return
-    _set(libc, KEEP)
+    _set(libc, options)
+    libc.malloc_trim(0)
     _told.append(libc)
     try:
         yield

@@ -14,7 +14,7 @@ from framework.bind import bind
 from framework.catalog import Catalog
 from framework.component import Component
 from framework.contracts import Backbone, Data, InputSpec, Layout, Pipeline
-from framework.data import refuse_duplicates, take_subset
+from framework.data import refuse_duplicates, take_subset, with_val
 from framework.errors import FwError, Origin, RecipeError
 from framework.files import tensor_digests
 from framework.formats import place, resolved_format
@@ -118,7 +118,7 @@ class Builder:
             data = take_subset(data, keys.subset, seed)
         if keys.duplicates == "error":
             refuse_duplicates(data)
-        return data
+        return with_val(data) if keys.join_val else data
 
     def pipeline(self, which: str, spec: InputSpec) -> Pipeline:
         """The transform of training or evaluation images."""

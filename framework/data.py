@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from random import Random
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import attrs
 import torch
@@ -23,6 +23,9 @@ from framework.splits import SPLITS, draw_stratified, label_sets, make_data, pos
 from framework.streams import stream_seed
 from framework.tables import Subset
 from framework.task import Task
+
+if TYPE_CHECKING:
+    from framework.contracts import ImageLike
 
 T = TypeVar("T")
 Skipped = tuple[int, str]
@@ -67,6 +70,50 @@ def thinned(data: Data, images: int) -> Data:
         return split.take([number * len(split) // images for number in range(min(images, len(split)))])
 
     return attrs.evolve(data, train=few(data.train), val=few(data.val), test=data.test and few(data.test))
+
+
+@attrs.frozen(eq=False)
+class Joined:
+    """Two splits as one source of images: those of the first, then those of the second."""
+
+    first: Split
+    second: Split
+
+    @property
+    def concurrent(self) -> bool:
+        """Whether both may be read side by side."""
+        return all(getattr(split.source, "concurrent", False) for split in (self.first, self.second))
+
+    def load(self, index: int) -> ImageLike:
+        """The image at a position of the two."""
+        split, position = self._at(index)
+        return split.load(position)
+
+    def digest(self, index: int) -> str:
+        """The content hash of the image at a position of the two."""
+        split, position = self._at(index)
+        return split.digest(position)
+
+    def _at(self, index: int) -> tuple[Split, int]:
+        return (self.first, index) if index < len(self.first) else (self.second, index - len(self.first))
+
+
+def with_val(data: Data) -> Data:
+    """A data set whose training split holds the validation images, too; that of validation stays as it is.
+
+    Raises:
+        FwError: there is no test split, so that nothing would be left to score.
+    """
+    if data.test is None:
+        raise FwError("data.join_val trains on the validation images, and there is no test split to score",
+                      "give the data set a test split, or leave data.join_val out")  # fmt: skip
+    train, val = data.train, data.val
+    both = Split(
+        Joined(train, val), tuple(range(len(train) + len(val))), (*train.names, *val.names),
+        torch.cat([train.targets, val.targets]),
+    )  # fmt: skip
+    splits = {"train": both, "val": val, **({} if data.test is None else {"test": data.test})}
+    return make_data(data.task, splits, (*data.notes, f"{len(val)} validation images are trained on, too"))
 
 
 def _wish(subset: Subset, name: str) -> tuple[str, int]:

@@ -21,6 +21,7 @@ from framework.task import Task
 from framework.train import images_per_s
 
 SELECTION = "the best epoch by {monitor}, chosen on the validation split"
+NO_SELECTION = "the last epoch, whatever its scores: the validation images were trained on"
 TESTED = "; the test split was scored once, after that"
 UNTESTED = "; no test split: validation, also used for selection"
 
@@ -123,8 +124,8 @@ def summary(run: Run, best: dict[str, dict[str, float]]) -> dict[str, Any]:
             "best": {"epoch": at.best.epoch, "monitor": parts.recipe.train.monitor,
                      "higher_is_better": higher_is_better(parts.recipe.train.monitor, parts.metrics), **best},
         },
-        "selection": SELECTION.format(monitor=parts.recipe.train.monitor)
-        + (UNTESTED if parts.data.test is None else TESTED),
+        "selection": (NO_SELECTION if parts.recipe.parts["data"].core.join_val else SELECTION)
+        .format(monitor=parts.recipe.train.monitor) + (UNTESTED if parts.data.test is None else TESTED),
         "weights": facts["weights"],
         "params": parameter_counts(parts.network),
         "partition": run.feed.facts(),

@@ -94,6 +94,9 @@ class DataKeys:
 
     subset: Subset | None = key(None, "use fewer images")
     split_seed: Count | None = key(None, "draws splits and subset; absent: the recipe's seed")
+    join_val: bool = key(
+        False, "train on the validation images, too, once nothing is chosen by them any more; the last epoch counts"
+    )
     duplicates: Literal["error", "allow"] = key("error", "what exact duplicates across splits are")
     on_error: Literal["raise", "skip"] = key("raise", "what an unreadable image does; skipped ones are listed")
 

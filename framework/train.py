@@ -176,7 +176,8 @@ def choose_best(run: Run, metrics: dict[str, float]) -> None:
     value = math.nan if found is None else found
     sign = 1 if higher_is_better(keys.monitor, run.parts.metrics) else -1
     first_number = math.isnan(at.best.value) and not math.isnan(value)
-    if not at.best.epoch or first_number or sign * value > sign * at.best.value:
+    is_last_kept = run.parts.recipe.parts["data"].core.join_val  # what is trained on chooses nothing
+    if is_last_kept or not at.best.epoch or first_number or sign * value > sign * at.best.value:
         at.best.epoch, at.best.value = at.epoch + 1, value
         checkpoint.keep_best(run)
     at.stopped_early = bool(keys.patience) and at.epoch + 1 - at.best.epoch >= keys.patience

@@ -97,25 +97,36 @@ def arms_of(study: Study, index: Index, overrides: Sequence[str] = ()) -> tuple[
 def _each(study: Study, index: Index, overrides: Sequence[str]) -> Iterator[Arm]:
     keys = study.keys
     for base in keys.bases:
-        document = overridden(read_document(find_recipe(base, study.folder)), overrides)
+        document = _ready(overridden(read_document(find_recipe(base, study.folder)), overrides), keys)
+        common = {**_of_the_data(document, keys), **OF_A_COMPARISON}
         for table in keys.policies or (None,):
             for variant, changes in (keys.variants or {"": {}}).items():
-                merged = _under(
-                    document, table, {"data.split_seed": _split_seed(document, keys), **OF_A_COMPARISON, **changes}
-                )
+                merged = _under(document, table, {**common, **changes})
                 policy = policy_in_words(merged.tables["freezing"] if table is None else table)
                 said = [Path(base).stem] if len(keys.bases) > 1 or not keys.policies else []
                 said += [policy] if keys.policies else []
-                yield Arm(
-                    " / ".join([*said, *([variant] if variant else [])]), policy, merged, index, keys.trials(policy)
-                )
+                name = " / ".join([*said, *([variant] if variant else [])])
+                yield Arm(name, policy, merged, index, keys.trials(policy))
 
 
-def _split_seed(document: Document, keys: StudyKeys) -> int:
+def _of_the_data(document: Document, keys: StudyKeys) -> dict[str, Any]:
     """One split for all seeds and trials: a test image of one seed must not have chosen the settings for another."""
-    stated = document.tables.get("data", {})
-    given = stated.get("split_seed") if isinstance(stated, Mapping) else None
-    return keys.seeds[0] if given is None else given
+    sizes = {"data.subset.train": 800, "data.subset.val": 200} if keys.protocol == "vtab1k" else {}
+    return {"data.split_seed": _table(document, "data").get("split_seed", keys.seeds[0]), **sizes}
+
+
+def _ready(document: Document, keys: StudyKeys) -> Document:
+    """A recipe without the numbers of images that the protocol states itself."""
+    data = _table(document, "data")
+    if keys.protocol == "val" or not isinstance(data.get("subset"), Mapping):
+        return document
+    test = {name: value for name, value in data["subset"].items() if name.startswith("test")}
+    return attrs.evolve(document, tables={**document.tables, "data": {**data, "subset": test}})
+
+
+def _table(document: Document, name: str) -> Mapping[str, Any]:
+    found = document.tables.get(name)
+    return found if isinstance(found, Mapping) else {}
 
 
 def _under(document: Document, policy: Mapping[str, Any] | None, changes: Mapping[str, Any]) -> Document:
@@ -193,10 +204,10 @@ def require_comparable(arms: Sequence[Arm], keys: StudyKeys) -> None:
     for key, values in differences(arms, keys.seeds[0]).items():
         if _is_under(key, *NEVER_DECLARED):
             raise FwError(f"the recipes differ in {key}: {_shown(values)}",
-                          "then their figures say nothing of each other; --force compares them all the same")  # fmt: skip
+                          "then their figures say nothing of each other; --force compares them")  # fmt: skip
         if not _is_under(key, *declared):
             raise FwError(f"the recipes differ in {key} beside the policy: {_shown(values)}",
-                          (f"if that is what you compare, declare it: --vary {key}", "--force asks no questions"))  # fmt: skip
+                          (f"if you compare that, declare it: --vary {key}", "--force asks no questions"))  # fmt: skip
 
 
 def _is_under(key: str, *tables: str) -> bool:

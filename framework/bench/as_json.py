@@ -31,8 +31,7 @@ def as_json(name: str, outcome: Outcome, method: Mapping[str, Any], machine: Map
         "machine_info": dict(machine),
         "commit_info": {},
         "benchmarks": [_benchmark(name, row) for row in outcome.rows if row.laps],
-        "failures": [{"cell": row.cell.name, "laps": row.failed, "reason": row.reason} for row in outcome.rows if row.failed]
-        + [{"arm": one.arm, "runs": one.failed, "reason": one.reason} for one in outcome.scores if one.reason],
+        "failures": _failures(outcome),
         "study": {
             "name": name, "method": dict(method), "metric": outcome.metric, "split": outcome.split,
             "higher_is_better": outcome.higher_is_better, "tuned": outcome.is_tuned, "target": outcome.target,
@@ -42,6 +41,12 @@ def as_json(name: str, outcome: Outcome, method: Mapping[str, Any], machine: Map
         "datetime": datetime.datetime.now(datetime.UTC).isoformat(),
         "version": version("pytest-benchmark"),  # whose schema this is
     }  # fmt: skip
+
+
+def _failures(outcome: Outcome) -> list[dict[str, Any]]:
+    cells = [{"cell": row.cell.name, "laps": row.failed, "reason": row.reason} for row in outcome.rows if row.failed]
+    arms = [{"arm": one.arm, "runs": one.failed, "reason": one.reason} for one in outcome.scores if one.reason]
+    return [*arms, *cells]
 
 
 def _scores(scores: Scores) -> dict[str, Any]:
@@ -64,7 +69,9 @@ def _benchmark(name: str, row: Row) -> dict[str, Any]:
         "params": None,
         "param": None,
         "extra_info": {
-            "arm": row.cell.arm, "engine": row.cell.engine, "timed": "whole runs" if row.cell.whole else "steps",
+            "arm": row.cell.arm, "engine": row.cell.engine,
+            "recipe": row.cell.recipe and row.cell.recipe.digest(),
+            "timed": "whole runs" if row.cell.whole else "steps",
             "costs": [attrs.asdict(one) for one in row.costs],
             "peak_mb": [one.peak_mb for one in row.costs],
             "policy_ratio": estimate(row.policy_ratio), "policy_memory": estimate(row.policy_memory),

@@ -1,4 +1,4 @@
-"""Bench: a study from its arms to its figures on disk; what was done by a process that was stopped is not done again."""
+"""Bench: a study from its arms to what its figures come from; what a stopped process did is not done again."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from framework.bench.arms import Arm
-from framework.bench.laps import Cell, Lap, count_parts, run_laps
+from framework.bench.laps import Cell, Lap, run_laps
 from framework.bench.study import ENGINES, StudyKeys
 from framework.bench.trained import Trained
-from framework.bench.tuning import Tuned, tune_and_train
+from framework.bench.tuning import Tuned, settings_of_finals, tune_and_train
 from framework.errors import FwError
 from framework.files import write_json
 
@@ -68,7 +68,7 @@ def facts_of(keys: StudyKeys, arms: Sequence[Arm]) -> dict[str, Any]:
 
 def run_study(
     keys: StudyKeys, arms: Sequence[Arm], folder: Path, told: Told
-) -> tuple[list[Tuned], list[Cell], list[Lap], dict[str, Any]]:
+) -> tuple[list[Tuned], list[Cell], list[Lap]]:
     """Trains, then times, everything that is not done yet.
 
     Args:
@@ -78,26 +78,30 @@ def run_study(
         told: hears how it goes.
 
     Returns:
-        what the scores come from, the cells, their laps, and what each cell's step computes and keeps.
+        what the scores come from, the cells, and their laps.
 
     Raises:
         FwError: every run failed; the folder cannot be written.
         KeyboardInterrupt: somebody stopped it.
     """
-    tuned = tune_and_train(arms, keys, folder, told.run)
+    trained: list[Trained] = []
+
+    def note(kind: str, run: Trained) -> None:
+        trained.append(run)
+        told.run(kind, run)
+
+    tuned = tune_and_train(arms, keys, folder, note)
     if all(run.reason for one in tuned for run in one.finals):
         first = next((run.reason for one in tuned for run in one.finals), "every trial failed")
         raise FwError(f"every run failed; the first: {first}", f"fw run {folder}/recipes/FILE tells more of one")
     cells = cells_of(keys, tuned)
     laps = []
-    for lap in run_laps(cells, keys.rounds, folder, told.note):
+    for lap in run_laps(cells, keys.rounds, folder, told.note, is_warm=bool(trained)):
         told.lap(lap)
         laps.append(lap)
-    told.note("counting operations and memory of a step of each cell")
-    parts = {cell.name: count_parts(cell, folder) for cell in cells if cell.recipe is not None}
     for scratch in ("cache", "lap"):
         shutil.rmtree(folder / scratch, ignore_errors=True)
-    return tuned, cells, laps, parts
+    return tuned, cells, laps
 
 
 def cells_of(keys: StudyKeys, tuned: Sequence[Tuned]) -> list[Cell]:
@@ -105,7 +109,7 @@ def cells_of(keys: StudyKeys, tuned: Sequence[Tuned]) -> list[Cell]:
     whole = keys.timed == "whole"
     cells = [
         Cell(_name(one.arm, engine, keys), one.arm.name, engine,
-             one.arm.cell(keys.seeds[0], engine, one.settings), whole=whole)
+             one.arm.cell(keys.seeds[0], engine, settings_of_finals(keys, one.settings)), whole=whole)
         for one in tuned for engine in ENGINES if engine in keys.engines
     ]  # fmt: skip
     return [*cells, *(Cell(name, name, "", command=command, whole=True) for name, command in keys.others.items())]

@@ -73,7 +73,7 @@ def _of_steps(facts: Mapping[str, Any]) -> Costs:
     start_up_s = facts["start_up_s"] + facts["divide_s"]
     return Costs(
         total_s=start_up_s + features_s + facts["epochs"] * epoch_s,
-        peak_mb=facts["peak_mb"] - facts["base_mb"],
+        peak_mb=max(1.0, facts["peak_mb"] - facts["base_mb"]),
         start_up_s=start_up_s, features_s=features_s, epoch_s=epoch_s, step_s=step_s, parts_s=facts["parts_s"],
         images_per_s=facts["batch_size"] / step_s,
         features_per_1000_s=1000 * facts["features_s"] / few["train"] if kept else None,

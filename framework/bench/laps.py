@@ -21,9 +21,6 @@ from framework.rundir import SUMMARY
 AGAIN = " (again)"
 """What the second lap of the first cell in a round is called: two names for one thing, whose ratio is the noise."""
 FW = (sys.executable, "-c", "import sys; from framework.cli import main; sys.exit(main())")
-TIGHT = {"MALLOC_TOP_PAD_": "131072"}
-"""glibc's own default; once it is stated, large blocks are mapped one by one and go back when they are freed, so that a
-peak holds nothing that was kept for later."""
 
 
 @attrs.frozen(eq=False)
@@ -67,17 +64,19 @@ class Lap:
     facts: Mapping[str, Any] = attrs.field(factory=dict)
 
 
-def run_laps(cells: Sequence[Cell], rounds: int, folder: Path, note: Callable[[str], None]) -> Iterator[Lap]:
+def run_laps(
+    cells: Sequence[Cell], rounds: int, folder: Path, note: Callable[[str], None], is_warm: bool = False
+) -> Iterator[Lap]:
     """Every lap of a study, each when it is there: in each round every cell once, and the first cell twice.
 
-    What an earlier process finished is taken from the disk. Before the first lap that is run, one that is not counted
-    has libraries read and byte code compiled.
+    What an earlier process finished is taken from the disk.
 
     Args:
         cells: what is timed; the first is the baseline.
         rounds: how many.
         folder: of the study.
         note: told what is not a lap.
+        is_warm: whether libraries were read and byte code compiled just now; else one lap is run that is not counted.
 
     Raises:
         FwError: the folder cannot be written.
@@ -88,7 +87,6 @@ def run_laps(cells: Sequence[Cell], rounds: int, folder: Path, note: Callable[[s
         (cells[0], cells[0].name + AGAIN),
         *((cell, cell.name) for cell in cells[1:]),
     ]
-    is_warm = False
     for number in range(rounds):
         for cell, name in in_a_round:
             file = folder / "laps" / f"{number:03d}-{slug(name)}.json"
@@ -114,7 +112,8 @@ def run_lap(cell: Cell, name: str, number: int, folder: Path) -> Lap:
     if cell.whole:
         ended = run_process([*FW, "run", str(file), "--out", str(folder / "lap" / "run")], environment)
         return _lap(name, number, ended, lambda: _read(folder / "lap" / "run" / SUMMARY))
-    probe = python("framework.bench.probe", str(file), str(result), str(time.monotonic()))
+    count = [] if number else ["count"]
+    probe = python("framework.bench.probe", str(file), str(result), str(time.monotonic()), *count)
     return _lap(name, number, run_process(probe, environment), lambda: _read(result))
 
 
@@ -122,19 +121,6 @@ def _lap(name: str, number: int, ended: Ended, facts: Callable[[], Any]) -> Lap:
     if ended.reason:
         return Lap(name, number, ended.reason, ended.seconds, ended.peak_mb)
     return Lap(name, number, "", ended.seconds, ended.peak_mb, facts())
-
-
-def count_parts(cell: Cell, folder: Path) -> Mapping[str, Any]:
-    """What a cell's step computes and keeps: `memory_mb` and `flops`, or the `reason` why that is not known."""
-    file, result = folder / "parts" / f"{slug(cell.name)}.json", folder / "lap" / "result.json"
-    if file.is_file():
-        return _read(file)
-    (folder / "lap").mkdir(parents=True, exist_ok=True)
-    environment = {"FW_CACHE_DIR": str(folder / "cache"), **TIGHT}
-    ended = run_process(python("framework.bench.parts", str(recipe_file(cell, folder)), str(result)), environment)
-    found = {"reason": ended.reason} if ended.reason else _read(result)
-    write_json(file, found)
-    return found
 
 
 def recipe_file(cell: Cell, folder: Path) -> Path:

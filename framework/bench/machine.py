@@ -52,13 +52,13 @@ def method(keys: StudyKeys, trials: int) -> dict[str, str]:
     seeds, tried = ", ".join(map(str, keys.seeds)), ", ".join(map(str, keys.seeds_of_trials))
     whole = keys.timed == "whole"
     return {
-        "scores": f"each policy trained with seeds {seeds} on one split; differences are paired by seed",
-        "tuning": f"{trials} trials of each policy with seed {tried}, chosen by validation alone; the choice is trained "
-                  "anew and scored once on test" if trials else "none: one setting for all",
-        "intervals": f"{CONFIDENCE:.0%}: of costs from {ROUNDS_FOR_AN_INTERVAL} rounds on, by bootstrap over rounds; of "
-                     f"scores from {SEEDS_FOR_AN_INTERVAL} seeds on, by Student's t; p-values after Holm, over policies",
-        "timing": f"{keys.rounds} rounds, every cell in each, in a fresh process from an empty store; medians; ratios are "
-                  "paired by round; one measurement before the first is not counted",
+        "scores": f"every policy trained with seeds {seeds} on one split; differences are paired by seed",
+        "tuning": f"{trials} trials of each policy with seed {tried}, chosen by validation alone; the choice is "
+                  "trained anew and scored once on test" if trials else "none: one setting for all",
+        "intervals": f"{CONFIDENCE:.0%}: of costs from {ROUNDS_FOR_AN_INTERVAL} rounds on, by bootstrap over "
+                     f"rounds; of scores from {SEEDS_FOR_AN_INTERVAL} seeds on, by Student's t; p-values after Holm",
+        "timing": f"{keys.rounds} rounds, every cell in each, in a fresh process from an empty store; medians; ratios "
+                  "are paired by round; libraries were read and code compiled before the first",
         "time": "of the whole process, start-up included" if whole else
                 "the loop on a few images, its first steps not counted; time to the end of training is worked out from "
                 "start-up, the one pass and an epoch, for the images and epochs of the whole run",

@@ -112,7 +112,7 @@ def recorded(work: Callable[[], None], device: torch.device) -> tuple[list[Seen]
 
 
 def _blocks(tree: Iterable[Any], device: torch.device) -> list[Block]:
-    """The blocks of a profiler's record, which has events, as a tree, for what was given out and what was taken back."""
+    """The blocks of a profiler's record, a tree of events of which some give out memory or take it back."""
     from torch._C._profiler import _EventType
 
     events, pending = [], list(tree)

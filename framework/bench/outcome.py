@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -16,6 +16,10 @@ from framework.bench.study import StudyKeys
 from framework.bench.trained import Trained
 from framework.bench.tuning import Tuned
 
+PARTS = ("memory_mb", "flops")
+"""What a lap counts beside timing."""
+Found = Mapping[str, Mapping[int, Costs]]
+"""Cell -> round -> its costs."""
 SHARED_SETTINGS = "shared settings: compare cost, not accuracy"
 """What stands over scores for which no policy was tuned: one learning rate suits one of them best."""
 
@@ -112,10 +116,7 @@ class Outcome:
     target: float | None
 
 
-def outcome_of(
-    keys: StudyKeys, tuned: Sequence[Tuned], cells: Sequence[Cell], laps: Sequence[Lap],
-    parts: Mapping[str, Mapping[str, Any]],
-) -> Outcome:  # fmt: skip
+def outcome_of(keys: StudyKeys, tuned: Sequence[Tuned], cells: Sequence[Cell], laps: Sequence[Lap]) -> Outcome:
     """What the runs and laps say.
 
     Args:
@@ -123,7 +124,6 @@ def outcome_of(
         tuned: each arm's trials and finals, the first one's first.
         cells: what was timed, the baseline first.
         laps: of these, finished or failed.
-        parts: cell -> what its step computes and keeps.
     """
     done = [run for one in tuned for run in one.finals if not run.reason]
     metric, higher = (
@@ -131,10 +131,11 @@ def outcome_of(
     )
     split = "test" if any(run.score("test") is not None for run in done) else "val"
     target = _target(keys, tuned, higher)
-    scores = _compared([_scores(one, metric, target, higher) for one in tuned], tuned, split, keys, higher)
+    scores = _compared([_scores(one, metric, target, higher) for one in tuned], tuned, split)
     epochs = {one.arm: one.epoch_of_target for one in scores}
-    rows = [_row(cell, cells, laps, epochs, parts.get(cell.name, {})) for cell in cells]
-    return Outcome(scores, rows, _noise(cells[0], laps), metric, higher, split, bool(tuned[0].trials), target)
+    found = _found(cells, laps)
+    rows = [_row(cell, cells, found, laps, epochs.get(cell.arm)) for cell in cells]
+    return Outcome(scores, rows, _noise(found, cells[0].name), metric, higher, split, bool(tuned[0].trials), target)
 
 
 # ------------------------------------------------------------------------------------------------------ scores
@@ -156,7 +157,7 @@ def _scores(tuned: Tuned, metric: str, target: float | None, higher: bool) -> Sc
     epochs = [_first_epoch(curve, target, higher) for curve in curves.values()]
     reached = [epoch for epoch in epochs if epoch is not None]
     return Scores(
-        tuned.arm.name, tuned.settings or {}, tuned.edges, tuned.trials, {split: of for split, of in each.items() if of},
+        tuned.arm.name, tuned.settings, tuned.edges, tuned.trials, {split: of for split, of in each.items() if of},
         curves=curves, epoch_of_target=statistics.median(reached) if reached and len(reached) == len(epochs) else None,
         failed=len(failed), reason=failed[0].reason if failed else "" if tuned.finals else "every trial failed",
     )  # fmt: skip
@@ -169,9 +170,7 @@ def _first_epoch(curve: Sequence[float], target: float | None, higher: bool) -> 
     return next((number for number, value in enumerate(curve, 1) if sign * value >= sign * target), None)
 
 
-def _compared(
-    scores: Sequence[Scores], tuned: Sequence[Tuned], split: str, keys: StudyKeys, higher: bool
-) -> list[Scores]:
+def _compared(scores: Sequence[Scores], tuned: Sequence[Tuned], split: str) -> list[Scores]:
     """The scores with what may be said of their difference from the first arm's."""
     first = scores[0].each.get(split, {})
     others = [(one, of) for one, of in zip(scores[1:], tuned[1:], strict=True)]
@@ -180,13 +179,17 @@ def _compared(
     images = {one.arm: _p_of_images(of.finals, tuned[0].finals, split) for one, of in others}
     p_of_images = holm({name: value for name, value in images.items() if value is not None})
     return [scores[0], *(
-        attrs.evolve(
-            one, difference=differences.get(one.arm), p_value=p_values.get(one.arm), p_of_images=p_of_images.get(one.arm),
-            verdict=verdict(differences[one.arm], 0.0, p_values.get(one.arm))
-            if one.trials and one.arm in differences else None,
-        )
+        attrs.evolve(one, difference=differences.get(one.arm), p_value=p_values.get(one.arm),
+                     p_of_images=p_of_images.get(one.arm), verdict=_verdict(one, differences, p_values))
         for one, _ in others
     )]  # fmt: skip
+
+
+def _verdict(scores: Scores, differences: Mapping[str, Estimate], p_values: Mapping[str, float]) -> str | None:
+    """What may be said; nothing where no policy was tuned."""
+    if not scores.trials or scores.arm not in differences:
+        return None
+    return verdict(differences[scores.arm], 0.0, p_values.get(scores.arm))
 
 
 def _difference(scores: Mapping[int, float], first: Mapping[int, float]) -> Estimate | None:
@@ -208,41 +211,41 @@ def _p_of_images(runs: Sequence[Trained], first: Sequence[Trained], split: str) 
 # ------------------------------------------------------------------------------------------------------- costs
 
 
-def _row(
-    cell: Cell, cells: Sequence[Cell], laps: Sequence[Lap], epochs: Mapping[str, float | None], parts: Mapping[str, Any]
-) -> Row:
-    mine = [lap for lap in laps if lap.cell == cell.name]
-    done, failed = [lap for lap in mine if not lap.reason], [lap for lap in mine if lap.reason]
-    costs = [costs_of(lap, cell) for lap in done]
-    median = medians(costs) if costs else None
+def _row(cell: Cell, cells: Sequence[Cell], found: Found, laps: Sequence[Lap], epoch: float | None) -> Row:
+    done = [lap for lap in laps if lap.cell == cell.name and not lap.reason]
+    failed = [lap for lap in laps if lap.cell == cell.name and lap.reason]
     first = next(other for other in cells if other.engine == cell.engine or cell.recipe is None)
     plain = next(other for other in cells if other.arm == cell.arm)
-    epoch = epochs.get(cell.arm)
+    costs = list(found[cell.name].values())
+    median = medians(costs) if costs else None
     return Row(
         cell, done, costs, median,
-        policy_ratio=_ratio(cell, first, laps, lambda of: of.total_s) if cell is not first else None,
-        policy_memory=_ratio(cell, first, laps, lambda of: of.peak_mb) if cell is not first else None,
-        engine_ratio=_ratio(cell, plain, laps, lambda of: of.total_s) if cell is not plain else None,
-        repaid=repaid_in_epoch(costs, [costs_of(lap, plain) for lap in laps if lap.cell == plain.name and not lap.reason])
-        if cell is not plain else None,
+        policy_ratio=_ratio(found, cell.name, first.name, "total_s"),
+        policy_memory=_ratio(found, cell.name, first.name, "peak_mb"),
+        engine_ratio=_ratio(found, cell.name, plain.name, "total_s"),
+        repaid=repaid_in_epoch(costs, list(found[plain.name].values())) if cell is not plain else None,
         target_s=seconds_to_epoch(median, math.ceil(epoch)) if median and epoch is not None else None,
-        parts=parts, failed=len(failed), reason=failed[0].reason if failed else "",
+        parts={name: done[0].facts[name] for name in PARTS if name in done[0].facts} if done else {},
+        failed=len(failed), reason=failed[0].reason if failed else "",
     )  # fmt: skip
 
 
-def _ratio(cell: Cell, other: Cell, laps: Sequence[Lap], cost: Callable[[Costs], float]) -> Estimate | None:
-    """Of a cost, over the rounds that both finished."""
-    mine, theirs = ({lap.round: cost(costs_of(lap, of)) for lap in laps if lap.cell == of.name and not lap.reason}
-                    for of in (cell, other))  # fmt: skip
-    rounds = sorted(mine.keys() & theirs.keys())
-    return cost_ratio([mine[r] for r in rounds], [theirs[r] for r in rounds]) if rounds else None
+def _found(cells: Sequence[Cell], laps: Sequence[Lap]) -> Found:
+    of = {cell.name: cell for cell in cells} | {cells[0].name + AGAIN: cells[0]}
+    return {name: {lap.round: costs_of(lap, cell) for lap in laps if lap.cell == name and not lap.reason}
+            for name, cell in of.items()}  # fmt: skip
 
 
-def _noise(cell: Cell, laps: Sequence[Lap]) -> dict[str, Estimate]:
-    again = attrs.evolve(cell, name=cell.name + AGAIN)
-    found = {
-        "total_s": _ratio(again, cell, laps, lambda of: of.total_s),
-        "step_s": None if cell.whole else _ratio(again, cell, laps, lambda of: of.step_s or of.total_s),
-        "peak_mb": _ratio(again, cell, laps, lambda of: of.peak_mb),
-    }
-    return {name: of for name, of in found.items() if of is not None}
+def _ratio(found: Found, name: str, other: str, cost: str) -> Estimate | None:
+    """Of a cost, over the rounds that both finished; None of a cell to itself, or where it is not known."""
+    if name == other:
+        return None
+    pairs = [(getattr(found[name][number], cost), getattr(found[other][number], cost))
+             for number in sorted(found[name].keys() & found[other].keys())]  # fmt: skip
+    known = [(mine, theirs) for mine, theirs in pairs if mine and theirs]
+    return cost_ratio([mine for mine, _ in known], [theirs for _, theirs in known]) if known else None
+
+
+def _noise(found: Found, name: str) -> dict[str, Estimate]:
+    ratios = {cost: _ratio(found, name + AGAIN, name, cost) for cost in ("total_s", "step_s", "peak_mb")}
+    return {cost: of for cost, of in ratios.items() if of is not None}

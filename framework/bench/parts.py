@@ -1,16 +1,8 @@
-"""Parts: what a cell's step computes and keeps, counted rather than timed, in the process that this module is run in.
-
-    python -m framework.bench.parts RECIPE.toml RESULT.json
-
-The environment should tell malloc to give memory back at once (`laps.TIGHT`), or a peak holds what it keeps for later.
-"""
+"""Parts: what a cell's step computes and keeps, counted rather than timed."""
 
 from __future__ import annotations
 
-import gc
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,44 +10,25 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from framework.bench.memory import memory_of_step
-from framework.bench.probe import BATCHES, for_long, use_libraries
-from framework.display import NullDisplay
 from framework.feed import WholeNetwork
-from framework.files import write_json
-from framework.index import Index, installed_index
-from framework.measure import pick_device, resident_mb
-from framework.recipe import Recipe, load_resolved
 from framework.running import Run
-from framework.runs import prepare_run
 from framework.stored import Divided
 from framework.train import add_gradient, take_step
 
 
-def parts_of(recipe: Recipe, index: Index) -> dict[str, Any]:
-    """What a step of a recipe's first plan computes and keeps.
+def parts_of(run: Run) -> dict[str, Any]:
+    """What a step of a run computes and keeps.
+
+    Args:
+        run: before its first step, its boundary kept; with `returning_memory`, or a peak holds what is kept for later.
 
     Returns:
-        `memory_mb`: as `memory_of_step`, and the `base` that libraries take; `flops` of one image: `fixed` (once),
-        `forward` and `backward` (at every step).
+        `memory_mb`: as `memory_of_step`; `flops` of one image: `fixed` (once), `forward` and `backward` (each step).
     """
-    device = pick_device(recipe.engine.device)
-    use_libraries(device)
-    new_run(recipe, index)  # and dropped: it has imported what it needs
-    gc.collect()
-    base = resident_mb(device)
-    run = new_run(recipe, index)
-    run.feed.follow(recipe.train.epochs)
     run.parts.frozen.train()
     for _ in range(2):  # the first makes the optimizer's state
         one_step(run)
-    return {"memory_mb": {**memory_of_step(run, lambda: one_step(run)), "base": base}, "flops": flops_of(run)}
-
-
-def new_run(recipe: Recipe, index: Index) -> Run:
-    """A run on a few batches, its network divided."""
-    run = prepare_run(for_long(recipe), index, Path(), NullDisplay(), images=BATCHES * recipe.train.batch_size)
-    run.feed.divide()
-    return run
+    return {"memory_mb": memory_of_step(run, lambda: one_step(run)), "flops": flops_of(run)}
 
 
 def one_step(run: Run) -> None:
@@ -110,13 +83,3 @@ def _fixed_flops(run: Run) -> float:
     with counting() as counter, torch.no_grad():
         run.feed.keeper.partition.fixed(images)
     return float(counter.get_total_flops())
-
-
-def main(recipe: str, result: str) -> None:
-    """The process: reads the recipe, writes the result."""
-    index = installed_index()
-    write_json(Path(result), parts_of(load_resolved(Path(recipe), index), index))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -1,6 +1,6 @@
 """Probe: what one cell costs, measured in the process that this module is run in.
 
-    python -m framework.bench.probe RECIPE.toml RESULT.json BEGAN
+    python -m framework.bench.probe RECIPE.toml RESULT.json BEGAN [count]
 
 The real loop trains on a few images; BEGAN is when the process was started, by the system's monotonic clock.
 """
@@ -20,7 +20,8 @@ import attrs
 import torch
 from torch import nn
 
-from framework.allocator import keeping_memory
+from framework.allocator import keeping_memory, returning_memory
+from framework.bench.parts import parts_of
 from framework.bench.steps import StepClock
 from framework.display import NullDisplay
 from framework.files import write_json
@@ -41,43 +42,55 @@ SECONDS, EPOCHS = 2.0, 100
 """Steps are measured for as long as this, whole and by parts in turn, and for so many epochs at most."""
 
 
-def probe(recipe: Recipe, index: Index, began: float) -> dict[str, Any]:
+def probe(recipe: Recipe, index: Index, began: float, count: bool) -> dict[str, Any]:
     """What a recipe costs under its first plan; from an empty store, unless somebody filled it.
 
     Args:
         recipe: what is measured; its images are thinned out.
         index: the plugins.
         began: when the process was started, by `time.monotonic`.
+        count: whether operations and memory of a step are counted, too.
 
     Returns:
         seconds: `start_up_s` (until the network stands), `divide_s`, `features_s` (the one pass over the thinned
         training images), `step_s` (each step), `parts_s` (of a step), `epoch_s` (of training on the thinned images),
         `first_validate_s` and `validate_s` (a later one); `base_mb` and `peak_mb` (resident, or of the device's
-        allocator; the base is what it takes once all is imported and before anything is built); `thinned` and `images` by split; `params`, `partition`, `epochs`,
-        `batch_size`, `threads`, `device`.
+        allocator; the base is what it takes when all is imported and nothing built); `thinned` and `images` by split;
+        `params`, `partition`, `epochs`, `batch_size`, `threads`, `device`; and what `parts_of` gives.
     """
     device = pick_device(recipe.engine.device)
-    new_run(recipe, index)
-    times: dict[str, Any] = {"start_up_s": time.monotonic() - began}
-    use_libraries(device)
-    gc.collect()
-    base_mb = resident_mb(device)
+    with returning_memory(device):
+        found = rehearse(recipe, index, began, count)
+    gc.collect()  # the rehearsal's network
+    found["base_mb"] = resident_mb(device)
     reset_peak(device)
     run = new_run(recipe, index)
     sizes = run.facts["data"]["images"]
     with keeping_memory(device):
-        times["divide_s"] = seconds(device, run.feed.divide)
         passes = recipe.train.epochs * sizes["train"] / len(run.parts.data.train)
-        times["features_s"] = seconds(device, lambda: run.feed.follow(passes))
-        times |= times_of_steps(run)
-        times |= {name: seconds(device, lambda: validate(run)) for name in ("first_validate_s", "validate_s")}
+        found["features_s"] = seconds(device, lambda: run.feed.follow(passes))
+        found |= times_of_steps(run)
+        found |= {name: seconds(device, lambda: validate(run)) for name in ("first_validate_s", "validate_s")}
+        found["peak_mb"] = peak_since_reset_mb(device)
     return {
-        **times, "base_mb": base_mb, "peak_mb": peak_since_reset_mb(device), "images": sizes,
-        "thinned": {"train": len(run.parts.data.train), "val": len(run.parts.data.val)},
+        **found, "images": sizes, "thinned": {"train": len(run.parts.data.train), "val": len(run.parts.data.val)},
         "params": parameter_counts(run.parts.network), "partition": run.feed.facts(),
         "epochs": epochs_of(recipe, run), "batch_size": recipe.train.batch_size,
         "threads": torch.get_num_threads(), "device": str(device), "memory_format": run.parts.memory_format,
     }  # fmt: skip
+
+
+def rehearse(recipe: Recipe, index: Index, began: float, count: bool) -> dict[str, Any]:
+    """What a run takes to begin with, and what its step computes and keeps, with nothing in the store afterwards."""
+    engine = attrs.evolve(recipe.engine, cache="off" if recipe.engine.cache == "off" else "memory")
+    run = new_run(attrs.evolve(recipe, engine=engine), index)
+    found: dict[str, Any] = {"start_up_s": time.monotonic() - began}
+    found["divide_s"] = seconds(run.parts.device, run.feed.divide)
+    use_libraries(run.parts.device)
+    if count:
+        run.feed.follow(recipe.train.epochs)
+        found |= parts_of(run)
+    return found
 
 
 def new_run(recipe: Recipe, index: Index) -> Run:
@@ -141,10 +154,10 @@ def seconds(device: torch.device, work: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def main(recipe: str, result: str, began: str) -> None:
+def main(recipe: str, result: str, began: str, *count: str) -> None:
     """The process: reads the recipe, writes the result."""
     index = installed_index()
-    write_json(Path(result), probe(load_resolved(Path(recipe), index), index, float(began)))
+    write_json(Path(result), probe(load_resolved(Path(recipe), index), index, float(began), bool(count)))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ ENGINES: Mapping[str, Mapping[str, Any]] = {
 }
 """Engine settings that a study compares: the loop that everyone writes, and the recipe's own."""
 Ranges = dict[str, Space | tuple[Value, ...]]
+TUNE_EXAMPLE = "for instance: --tune 'optimizer.lr={log=[1e-4,1.0],trials=7}' or --tune 'optimizer.lr=[0.1,0.01]'"
 _POLICY = re.compile(r"([^\s,()]+)(?:\(([^()]*)\))?")
 
 
@@ -185,6 +186,5 @@ def ranges_from(arguments: Sequence[str]) -> dict[str, Any]:
         except tomllib.TOMLDecodeError:
             found[name.strip()] = None
         if not isinstance(found[name.strip()], (dict, list)):
-            raise FwError(f"--tune {argument} names no space",
-                          "for instance: --tune 'optimizer.lr={log=[1e-4,1.0],trials=7}' or --tune 'optimizer.lr=[0.1,0.01]'")  # fmt: skip
+            raise FwError(f"--tune {argument} names no space", TUNE_EXAMPLE)
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,9 +56,10 @@ class Trained:
         return str(self.summary["metrics"]["best"]["monitor"]).removeprefix("val.")
 
     def score(self, split: str) -> float | None:
-        """The monitored metric of the selected network; None where there is no such split, or the run failed."""
+        """The monitored metric of the selected network; None where there is no such split or no number."""
         best = self.summary["metrics"]["best"] if self.summary else {}
-        return float(best[split][self.metric]) if split in best else None
+        value = float(best[split][self.metric]) if split in best else math.nan
+        return None if math.isnan(value) else value
 
     def curve(self, name: str) -> list[float]:
         """A column of `metrics.jsonl`, such as `val.accuracy`, epoch by epoch."""

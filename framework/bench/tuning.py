@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -73,7 +72,13 @@ def jobs_of_finals(arm: Arm, keys: StudyKeys, settings: Mapping[str, Any] | None
     """The runs that an arm is judged by; none where every trial failed."""
     if settings is None:
         return []
+    settings = settings_of_finals(keys, settings)
     return [Job(arm, seed, settings, folder / "finals" / arm.slug / str(seed)) for seed in keys.seeds]
+
+
+def settings_of_finals(keys: StudyKeys, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """What was chosen, and what the protocol asks for once it is."""
+    return {**chosen, **({"data.join_val": True} if keys.protocol == "vtab1k" else {})}
 
 
 def chosen_of(
@@ -97,7 +102,7 @@ def chosen_of(
 
 def _mean_score(runs: Sequence[Trained]) -> float | None:
     scores = [run.score("val") for run in runs]
-    known = [score for score in scores if score is not None and not math.isnan(score)]
+    known = [score for score in scores if score is not None]
     return statistics.fmean(known) if len(known) == len(scores) else None
 
 

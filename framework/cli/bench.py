@@ -129,9 +129,14 @@ def _write(keys: StudyKeys, trials: int, outcome: Outcome, folder: Path, targets
     from framework.bench.as_json import as_csv, as_json
     from framework.bench.machine import machine, method
     from framework.files import write_text
+    from framework.report.study_report import write_study_report
 
-    document = as_json(keys.name, outcome, method(keys, trials), machine())
+    facts = keys.name, outcome, method(keys, trials), machine()
+    document = as_json(*facts)
     for file in (folder / "bench.json", targets["json"]):
         if file is not None:
             write_text(file, json.dumps(document, indent=2) + "\n")
     write_text(folder / "bench.csv", as_csv(outcome))
+    for page in (folder / "report.html", targets["html"]):
+        if page is not None:
+            write_study_report(page, *facts)

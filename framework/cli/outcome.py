@@ -161,7 +161,8 @@ def _remarks_on(scores: Scores) -> Iterator[str]:
     if scores.reason:
         yield f"{scores.arm}: {counted(scores.failed, 'run')} failed: {scores.reason}"
     for key, edge in scores.edges.items():
-        yield f"{scores.arm}: {key} = {scores.settings[key]} is the {edge} that was tried; a better one may lie beyond it"
+        value = scores.settings[key]
+        yield f"{scores.arm}: {key} = {value} is the {edge} that was tried; a better one may lie beyond it"
     if scores.p_value is not None and scores.verdict:
         images = "" if scores.p_of_images is None else f", over images p = {scores.p_of_images:.3g}"
         yield f"{scores.arm}: over seeds p = {scores.p_value:.3g}{images}, adjusted by Holm"
