@@ -67,7 +67,8 @@ def thinned(data: Data, images: int) -> Data:
     """A data set with at most this many images in each split, at even distances, for a measurement."""
 
     def few(split: Split) -> Split:
-        return split.take([number * len(split) // images for number in range(min(images, len(split)))])
+        count = min(images, len(split))
+        return split.take([number * len(split) // count for number in range(count)])
 
     return attrs.evolve(data, train=few(data.train), val=few(data.val), test=data.test and few(data.test))
 
@@ -112,7 +113,7 @@ def with_val(data: Data) -> Data:
         Joined(train, val), tuple(range(len(train) + len(val))), (*train.names, *val.names),
         torch.cat([train.targets, val.targets]),
     )  # fmt: skip
-    splits = {"train": both, "val": val, **({} if data.test is None else {"test": data.test})}
+    splits = {"train": both, "val": val, "test": data.test}
     return make_data(data.task, splits, (*data.notes, f"{len(val)} validation images are trained on, too"))
 
 

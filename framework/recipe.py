@@ -114,10 +114,19 @@ def load_recipe(
 
     Raises:
         RecipeError: everything that is wrong with it, at once.
-        FwError: there is no such recipe; two plugins with one name; a misspelt hook.
+        FwError: there is no such recipe, or it is a study; two plugins with one name; a misspelt hook.
     """
     index.require_sound()
-    return check(read_document(find_recipe(recipe, folder), overrides), index)
+    document = read_document(find_recipe(recipe, folder), overrides)
+    if is_study(document):
+        raise FwError(f"{str(recipe)!r} is a study, which compares recipes",
+                      (f"fw bench {recipe} runs it", f"fw validate {recipe} checks it"))  # fmt: skip
+    return check(document, index)
+
+
+def is_study(document: Document) -> bool:
+    """Whether a document says what recipes are compared, rather than what is trained."""
+    return "study" in document.tables
 
 
 def check(document: Document, index: Index) -> Recipe:

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from framework.bench.study import ENGINES, Study, StudyKeys
-from framework.errors import FwError, did_you_mean
+from framework.errors import FwError, RecipeError, did_you_mean
 from framework.index import Index
 from framework.recipe import Recipe, check
 from framework.sources import Document, find_recipe, overridden, read_document
@@ -89,9 +89,21 @@ def arms_of(study: Study, index: Index, overrides: Sequence[str] = ()) -> tuple[
     _require_known_policies(keys, arms)
     _require_fair(arms)
     for arm in arms:
+        _require_valid(arm, keys)
+    return arms
+
+
+def _require_valid(arm: Arm, keys: StudyKeys) -> None:
+    """
+    Raises:
+        RecipeError: whatever is wrong with one of the arm's recipes, and which arm that is.
+    """
+    try:
         for settings in arm.trials or ({},):
             arm.cell(keys.seeds[0], keys.engines[0], settings)
-    return arms
+    except RecipeError as error:
+        hint = f"it is the recipe of {arm.name!r}, which the study compares"
+        raise RecipeError([attrs.evolve(of, hints=(*of.hints, hint)) for of in error.problems]) from None
 
 
 def _each(study: Study, index: Index, overrides: Sequence[str]) -> Iterator[Arm]:

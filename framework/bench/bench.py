@@ -62,6 +62,7 @@ def facts_of(keys: StudyKeys, arms: Sequence[Arm]) -> dict[str, Any]:
         "trials": {arm.name: [dict(settings) for settings in arm.trials] for arm in arms},
         "seeds_of_trials": list(keys.seeds_of_trials) if arms[0].trials else [],
         "timed": keys.timed, "protocol": keys.protocol,
+        "engines": list(keys.engines),  # a lone one is not part of a cell's name
         "others": {name: list(command) for name, command in keys.others.items()},
     }  # fmt: skip
 

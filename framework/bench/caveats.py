@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from framework.bench.compare import COSTS, WORDS, Change, Comparison
+from framework.bench.compare import COSTS, Change, Comparison
 
 
 def warnings_of(found: Comparison) -> Iterator[str]:
@@ -39,23 +39,22 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
 
 
 def remarks_of(found: Comparison) -> Iterator[str]:
-    """What the cells' changes have in common with the baseline's, and what that hides. One line each."""
-    for cost in COSTS:
-        changes = [change for change in found.changes if change.cost == cost]
-        if found.baseline and len(changes) > 1 and changes[0].key == found.baseline:
-            yield from _moved_together(changes)
-            yield from (_hidden(found, change, changes[0]) for change in changes[1:] if _is_hidden(change))
+    """What the cells' changes in time have in common with the baseline's, and what that hides. One line each."""
+    first, *others = (change for change in found.changes if change.cost == "time")
+    if others:
+        yield from _moved_together(first, others)
+        yield from (_hidden(found, change, first) for change in others if _is_hidden(change))
 
 
-def _moved_together(changes: Sequence[Change]) -> Iterator[str]:
+def _moved_together(first: Change, others: Sequence[Change]) -> Iterator[str]:
     """Where the baseline moved and every other cell with it."""
-    first, *others = changes
-    low, high = (f"{of(change.ratio.value for change in changes):.2f}x" for of in (min, max))
-    is_one_way = len({change.ratio.value > 1 for change in changes}) == 1
+    moved = [change.ratio.value for change in (first, *others)]
+    low, high = f"{min(moved):.2f}x", f"{max(moved):.2f}x"
+    is_one_way = min(moved) > 1 or max(moved) < 1
     has_moved = first.verdict in ("worse", "better") and is_one_way
     if has_moved and all(change.verdict_beside in ("same", "unclear") for change in others):
         span = low if low == high else f"{low} to {high}"
-        yield f"all cells moved together in {first.cost}, by {span}: the machine, or something that they share"
+        yield f"all cells moved together in time, by {span}: the machine, or something that they share"
 
 
 def _is_hidden(change: Change) -> bool:
@@ -63,9 +62,8 @@ def _is_hidden(change: Change) -> bool:
 
 
 def _hidden(found: Comparison, change: Change, first: Change) -> str:
-    word, beside = WORDS[change.cost]["worse"], change.beside
-    assert beside is not None
+    assert change.beside is not None
     return (
-        f"{found.label(change.key)} became {word} beside the baseline ({beside.value:.2f}x), though not by itself: "
-        f"the baseline moved by {first.ratio.value:.2f}x"
+        f"{found.label(change.key)} became slower beside the baseline ({change.beside.value:.2f}x), though not by "
+        f"itself: the baseline moved by {first.ratio.value:.2f}x"
     )

@@ -34,8 +34,8 @@ class Change:
         before, after: medians over rounds, in seconds or MiB.
         rounds: of the side that has fewer.
         ratio: after to before.
-        beside: the same for the cost as a multiple of the baseline's in the same round, from which is gone whatever
-            all cells share; None for the baseline, without one, or where rounds make no pairs.
+        beside: the same for time as a multiple of the baseline's in the same round, from which is gone whatever all
+            cells share; None for memory, for the baseline, without one, or where rounds make no pairs.
         margin: the share by which a ratio must exceed 1 to count.
     """
 
@@ -160,8 +160,8 @@ def _baseline(before: Figures, after: Figures, keys: Sequence[Key]) -> Key | Non
 def _change(key: Key, cost: str, files: tuple[Figures, Figures], base: Key | None, margin: float) -> Change:
     old, new = (of.cells[key].costs[cost] for of in files)
     beside = None
-    if base and base != key:
-        beside = _beside((old, new), tuple(of.cells[base].costs.get(cost, ()) for of in files))
+    if cost == "time" and base and base != key:
+        beside = _beside((old, new), [of.cells[base].costs[cost] for of in files])
     medians = statistics.median(old), statistics.median(new)
     return Change(key, cost, *medians, min(len(old), len(new)), cost_change(old, new), beside, margin)
 

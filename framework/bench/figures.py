@@ -113,7 +113,7 @@ def _measured(file: Path, benchmark: Mapping[str, Any]) -> Measured:
     extra, where = _table(benchmark, "extra_info"), f"{file}: {benchmark['name']!r}"
     params = _table(extra, "params")
     facts = {
-        **{name: extra.get(name) for name in ("timed", "device", "threads")},
+        **{name: extra.get(name) for name in ("recipe", "timed", "device", "threads")},
         "parameters": params.get("total"), "trainable parameters": params.get("trainable"),
     }  # fmt: skip
     costs = {

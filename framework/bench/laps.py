@@ -105,8 +105,9 @@ def run_lap(cell: Cell, name: str, number: int, folder: Path) -> Lap:
     shutil.rmtree(folder / "lap", ignore_errors=True)
     (folder / "lap").mkdir(parents=True)
     if cell.recipe is None:
-        ended = run_process(cell.command)
-        return _lap(name, number, ended, lambda: json.loads(ended.out.strip().splitlines()[-1]))
+        command = [sys.executable if word == "python" else word for word in cell.command]
+        ended = run_process(command)
+        return _lap(name, number, ended, lambda: _said(ended.out))
     file, result = recipe_file(cell, folder), folder / "lap" / "result.json"
     environment = {"FW_CACHE_DIR": str(folder / "cache")}
     if cell.whole:
@@ -121,6 +122,15 @@ def _lap(name: str, number: int, ended: Ended, facts: Callable[[], Any]) -> Lap:
     if ended.reason:
         return Lap(name, number, ended.reason, ended.seconds, ended.peak_mb)
     return Lap(name, number, "", ended.seconds, ended.peak_mb, facts())
+
+
+def _said(out: str) -> Mapping[str, Any]:
+    """The table of JSON that is a program's last line; empty where it is none."""
+    try:
+        found = json.loads((out.strip().splitlines() or [""])[-1])
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def recipe_file(cell: Cell, folder: Path) -> Path:

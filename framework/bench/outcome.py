@@ -218,12 +218,14 @@ def _row(cell: Cell, cells: Sequence[Cell], found: Found, laps: Sequence[Lap], e
     plain = next(other for other in cells if other.arm == cell.arm)
     costs = list(found[cell.name].values())
     median = medians(costs) if costs else None
+    both = sorted(found[cell.name].keys() & found[plain.name].keys())
+    pairs = [[found[of.name][number] for number in both] for of in (cell, plain)]
     return Row(
         cell, done, costs, median,
         policy_ratio=_ratio(found, cell.name, first.name, "total_s"),
         policy_memory=_ratio(found, cell.name, first.name, "peak_mb"),
         engine_ratio=_ratio(found, cell.name, plain.name, "total_s"),
-        repaid=repaid_in_epoch(costs, list(found[plain.name].values())) if cell is not plain else None,
+        repaid=repaid_in_epoch(*pairs) if cell is not plain else None,
         target_s=seconds_to_epoch(median, math.ceil(epoch)) if median and epoch is not None else None,
         parts={name: done[0].facts[name] for name in PARTS if name in done[0].facts} if done else {},
         failed=len(failed), reason=failed[0].reason if failed else "",

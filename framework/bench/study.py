@@ -14,6 +14,7 @@ from framework.bench.spaces import Space, Value, grid
 from framework.bind import KeyPath, bind
 from framework.component import Count, PositiveInt, key
 from framework.errors import FwError, Origin, Problem, RecipeError, did_you_mean
+from framework.recipe import is_study
 from framework.sources import Document, find_recipe, read_document
 
 Engine = Literal["plain", "auto"]
@@ -50,6 +51,14 @@ class StudyKeys:
     target: float | None = key(None, "score whose time is given; absent: the lowest that any arm ends with")
     vary: tuple[str, ...] = key((), "keys in which the recipes may differ beside the policy, e.g. optimizer.lr")
 
+    def __attrs_post_init__(self) -> None:
+        for name in ("seeds", "tune_seeds", "engines"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise ValueError(f"{name} holds something twice")
+        for ranges in (self.tune, *self.tune_for.values()):
+            for name, of in ranges.items():
+                _space(f"tune.{name}", of)
+
     @property
     def bases(self) -> tuple[str, ...]:
         """The recipes."""
@@ -67,12 +76,19 @@ class StudyKeys:
             policy: in words, as `tune_for` names it; or its bare name.
         """
         ranges = self.tune_for.get(policy, self.tune_for.get(policy.partition("(")[0], self.tune))
-        return {name: of if isinstance(of, Space) else Space(values=of) for name, of in ranges.items()}
+        return {name: _space(name, of) for name, of in ranges.items()}
 
     def trials(self, policy: str) -> tuple[dict[str, Value], ...]:
         """The settings that are tried for a policy; none where nothing is tuned."""
         spaces = self.spaces(policy)
         return grid(spaces) if spaces else ()
+
+
+def _space(name: str, of: Space | tuple[Value, ...]) -> Space:
+    try:
+        return of if isinstance(of, Space) else Space(values=of)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 @attrs.frozen
@@ -100,7 +116,7 @@ def read_study(names: Sequence[str], chosen: Mapping[str, Any]) -> Study:
         RecipeError: everything that is wrong with the study's file, or with what was chosen, at once.
     """
     documents = {name: read_document(find_recipe(name)) for name in names}
-    studies = [name for name, document in documents.items() if "study" in document.tables]
+    studies = [name for name, document in documents.items() if is_study(document)]
     if not studies:
         name = "-".join(dict.fromkeys(Path(name).stem for name in names))
         return Study(_keys_of(None, {"name": name, "base": list(names)}, chosen))
@@ -113,11 +129,13 @@ def read_study(names: Sequence[str], chosen: Mapping[str, Any]) -> Study:
 
 def _study_table(document: Document) -> Mapping[str, Any]:
     others = [name for name in document.tables if name != "study"]
+    near = {
+        name: did_you_mean(name, ["study"]) or "what its recipes say stands in them, or in --set" for name in others
+    }
     problems = [
-        Problem(f"a study has no {name!r} beside [study]", document.origin((name,), True),
-                (did_you_mean(name, ["study"]), "what its recipes say stands in them, or in --set"))
-        for name in others
-    ]  # fmt: skip
+        Problem(f"a study has no {name!r} beside [study]", document.origin((name,), True), (hint,))
+        for name, hint in near.items()
+    ]
     table = document.tables["study"]
     if not isinstance(table, Mapping):
         problems.append(Problem("study is a table: write [study]", document.origin(("study",), False)))
@@ -129,7 +147,9 @@ def _study_table(document: Document) -> Mapping[str, Any]:
 def _keys_of(document: Document | None, table: Mapping[str, Any], chosen: Mapping[str, Any]) -> StudyKeys:
     def origin(path: KeyPath, of_key: bool) -> Origin | None:
         name = str(path[1]) if len(path) > 1 else ""
-        return Origin(f"--{name}") if name in chosen or document is None else document.origin(path, of_key)
+        if name in chosen:
+            return Origin(f"--{name}")
+        return document.origin(path, of_key) if document else None
 
     bound, problems = bind(StudyKeys, {**table, **chosen}, ("study",), origin)
     if bound is None or problems:

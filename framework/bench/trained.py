@@ -16,7 +16,8 @@ from framework.bench.processes import lines_of_process, python, write_once
 from framework.files import write_json
 from framework.rundir import SUMMARY
 
-FAILED = "failed.json"
+FAILED = ".failed.json"
+"""Ends the name of the file beside a run directory that says why the run failed."""
 
 
 @attrs.frozen(eq=False)
@@ -115,7 +116,7 @@ def _train_some(jobs: Sequence[Job], folder: Path) -> Iterator[Job]:
             continue
         job = waiting.pop(0)
         if reason:
-            write_json(job.folder.with_suffix(".failed.json"), {"reason": reason})
+            write_json(job.folder.with_suffix(FAILED), {"reason": reason})
         yield job
 
 
@@ -125,9 +126,8 @@ def _name(job: Job, folder: Path) -> str:
 
 def _ended(job: Job) -> Trained | None:
     """What is on disk of a job's run: how it ended; None where it did not."""
-    summary, failed = job.folder / SUMMARY, job.folder.with_suffix(".failed.json")
-    if summary.is_file():
-        return Trained(job, "", json.loads(summary.read_text(encoding="utf-8")))
-    if failed.is_file():
+    summary, failed = job.folder / SUMMARY, job.folder.with_suffix(FAILED)
+    if failed.is_file():  # first: a run that fails its audit leaves a summary, too
         return Trained(job, json.loads(failed.read_text(encoding="utf-8"))["reason"])
-    return None
+    found = json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else {}
+    return Trained(job, "", found) if found.get("status") == "done" else None

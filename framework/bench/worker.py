@@ -8,8 +8,10 @@ JOBS is a list of [recipe, run directory]. A line of JSON on standard output tel
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
+from typing import TextIO
 
 import torch
 
@@ -23,8 +25,12 @@ from framework.runs import start_run
 from framework.shared import Shared
 
 
-def train_all(jobs: list[tuple[str, str]]) -> None:
+def train_all(jobs: list[tuple[str, str]], out: TextIO) -> None:
     """Trains each recipe; one that fails is told of, and the others go on.
+
+    Args:
+        jobs: a resolved recipe's file and a run directory for each.
+        out: where the end of each is told.
 
     Raises:
         Interrupted: a signal asked to stop.
@@ -42,13 +48,15 @@ def train_all(jobs: list[tuple[str, str]]) -> None:
                 reason = error.message
             except Exception as error:  # a plugin's, or memory ran out: a result of this cell alone
                 reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-            print(json.dumps({"folder": folder, "reason": reason}), flush=True)
+            print(json.dumps({"folder": folder, "reason": reason}), file=out, flush=True)
 
 
 def main(jobs: str) -> int:
     """The process."""
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what plugins and libraries print is no end of a run
     try:
-        train_all(json.loads(Path(jobs).read_text(encoding="utf-8")))
+        train_all(json.loads(Path(jobs).read_text(encoding="utf-8")), out)
     except Interrupted as stopped:
         return stopped.exit_code
     return 0

@@ -13,6 +13,7 @@ COMMANDS = {
         "run": "train a recipe, start to summary",
         "resume": "go on with a stopped run, bit for bit",
         "bench": "compare policies: accuracy, time, memory",
+        "compare": "what became slower or larger between two studies",
     },
     "Use a run": {
         "eval": "score its model again, here or on other data",

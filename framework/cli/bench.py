@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,18 +20,16 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 
 @click.command()
 @click.argument("names", nargs=-1, required=True, metavar="STUDY|RECIPE...")
-@click.option("--policies", help="in place of the study's, e.g. frozen,'last_stages(n=2)',full")
-@click.option("--seeds", help="in place of the study's: 0,1,2 or 0-4")
-@click.option(
-    "--tune", multiple=True, metavar="KEY=SPACE", help="e.g. 'optimizer.lr={log=[1e-4,1.0],trials=7}'; repeatable"
-)
-@click.option("--rounds", type=int, help="how often each cell is timed; from 6 on ratios have intervals")
-@click.option("--engines", help="plain: the usual loop; auto: the recipe's [engine]; absent: plain,auto")
-@click.option("--timed", help="steps: a few of each cell are timed; whole: runs to their end")
-@click.option("--vary", multiple=True, metavar="KEY", help="a key in which recipes may differ; repeatable")
+@click.option("--policies", help="e.g. frozen,'last_stages(n=2)',full")
+@click.option("--seeds", help="0,1,2 or 0-4")
+@click.option("--tune", multiple=True, metavar="KEY=SPACE", help="e.g. 'optimizer.lr={log=[1e-4,1]}'; repeatable")
+@click.option("--rounds", type=int, help="of timing; from 6 on with intervals")
+@click.option("--engines", help="plain (the usual loop), auto, or both")
+@click.option("--timed", help="steps, or whole runs")
+@click.option("--vary", multiple=True, metavar="KEY", help="recipes may differ in it; repeatable")
 @set_option
 @click.option("--out", type=click.Path(path_type=Path), help="the study's folder; absent: runs/NAME")
-@click.option("--json", "json_file", type=FILE, help="also write the figures here; pytest-benchmark compare reads them")
+@click.option("--json", "json_file", type=FILE, help="also write the figures here")
 @click.option("--html", "html_file", type=FILE, help="also write the report here")
 @click.option("--overwrite", is_flag=True, help="replace the study that is in the folder")
 @click.option("--force", is_flag=True, help="compare recipes whatever they differ in")
@@ -40,50 +39,48 @@ def command(
     engines: str | None, timed: str | None, vary: tuple[str, ...], overrides: tuple[str, ...], out: Path | None,
     json_file: Path | None, html_file: Path | None, overwrite: bool, force: bool, dry_run: bool,
 ) -> None:  # fmt: skip
-    """Compare freezing policies in accuracy, time and memory: one study, or recipes as they are.
-
-    Every policy is trained with the same seeds on the same split; then each is timed in fresh processes, under the
-    plain loop and under the engine. The same command goes on with a study that was stopped.
+    """Compare freezing policies, tuned and timed; goes on where it stopped.
 
     \b
     Example:
       fw bench resnet18_finetune resnet18_frozen
-      fw bench lite0_frozen --policies frozen,'last_stages(n=1)',full --seeds 0-4 \\
-        --tune 'optimizer.lr={log=[1e-4,1.0],trials=7}' --rounds 6
+      fw bench lite0_frozen --policies frozen,full --seeds 0-4 --tune 'optimizer.lr=[0.1,0.01]'
     """
     refuse_distributed(f"bench {' '.join(names)}")
     from framework.bench.arms import arms_of, require_comparable
     from framework.bench.study import policies_from, ranges_from, read_study, seeds_from
 
     given: dict[str, Any] = {
-        "policies": policies and policies_from(policies), "seeds": seeds and seeds_from(seeds),
-        "tune": ranges_from(tune), "engines": engines and [name.strip() for name in engines.split(",")],
+        "policies": None if policies is None else policies_from(policies),
+        "seeds": None if seeds is None else seeds_from(seeds), "tune": ranges_from(tune),
+        "engines": None if engines is None else [name.strip() for name in engines.split(",")],
         "rounds": rounds, "timed": timed, "vary": list(vary),
     }  # fmt: skip
-    study = read_study(names, {name: value for name, value in given.items() if value or value == 0})
+    study = read_study(names, {name: value for name, value in given.items() if value not in (None, [], {})})
     arms = arms_of(study, open_index(), overrides)
     if not force:
         require_comparable(arms, study.keys)
-    _announce(study.keys, arms)
+    say("\n".join(announcement(study.keys, arms)))
     if not dry_run:
         targets = {"json": json_file, "html": html_file}
         _require_writable([file for file in targets.values() if file is not None])
         _compare(study.keys, arms, out or Path("runs") / study.keys.name, overwrite, targets)
 
 
-def _announce(keys: StudyKeys, arms: tuple[Arm, ...]) -> None:
-    """What is compared, and in what the recipes differ."""
+def announcement(keys: StudyKeys, arms: Sequence[Arm]) -> list[str]:
+    """What is compared, and in what the recipes differ: a line each."""
     from framework.bench.arms import differences
     from framework.cli.display import counted
     from framework.toml_text import toml_value
 
     trials = len(arms[0].trials) * len(keys.seeds_of_trials)
     tuned = f"{counted(trials, 'trial')} each, " if trials else ""
-    say(f"{keys.name}: {counted(len(arms), 'way')} of training, {tuned}{counted(len(keys.seeds), 'seed')}, "
-        f"{counted(keys.rounds, 'round')} of timing")  # fmt: skip
+    lines = [f"{keys.name}: {counted(len(arms), 'way')} of training, {tuned}{counted(len(keys.seeds), 'seed')}, "
+             f"{counted(keys.rounds, 'round')} of timing"]  # fmt: skip
     for key, values in differences(arms, keys.seeds[0]).items():
         shown = (f"{name}: {'absent' if value is None else toml_value(value)}" for name, value in values.items())
-        say(f"  {key:24} {', '.join(shown)}")
+        lines.append(f"  {key:24} {', '.join(shown)}")
+    return lines
 
 
 def _require_writable(files: list[Path]) -> None:

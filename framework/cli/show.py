@@ -45,11 +45,10 @@ def _cards(index: Index, name: str) -> list[Card]:
 
 def _show_recipe(name: str, layout: bool, overrides: Sequence[str], index: Index) -> None:
     from framework.recipe import load_recipe
-    from framework.sources import find_recipe
 
     if not (layout or overrides):
         _require_known(name, index)
-    recipe = load_recipe(find_recipe(name), index, overrides)
+    recipe = load_recipe(name, index, overrides)
     if not layout:
         click.echo(recipe.to_toml().rstrip())
         return

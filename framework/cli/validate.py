@@ -1,7 +1,8 @@
-"""`fw validate`: checks a recipe, all problems at once, without running it."""
+"""`fw validate`: checks a recipe or a study, all problems at once, without running it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -9,25 +10,42 @@ import click
 from framework.cli.common import open_index, set_option
 
 if TYPE_CHECKING:
+    from framework.index import Index
     from framework.recipe import Recipe
-
 
 SHOWN = ("backbone", "freezing", "head", "data", "loss", "optimizer")
 
 
 @click.command()
-@click.argument("recipe")
+@click.argument("recipe", metavar="RECIPE|STUDY")
 @set_option
 def command(recipe: str, overrides: tuple[str, ...]) -> None:
-    """Check a recipe without running it; every problem is shown with its place.
+    """Check a recipe, or a study, without running it; every problem is shown with its place.
 
     \b
     Example:
       fw validate mine.toml --set optimizer.lr=0.01
     """
-    from framework.recipe import load_recipe
+    from framework.recipe import is_study, load_recipe
+    from framework.sources import find_recipe, read_document
 
-    click.echo(f"ok: {summary_line(load_recipe(recipe, open_index(), overrides))}")
+    index = open_index()
+    if is_study(read_document(find_recipe(recipe))):
+        click.echo("ok: " + "\n".join(_study_lines(recipe, index, overrides)))
+    else:
+        click.echo(f"ok: {summary_line(load_recipe(recipe, index, overrides))}")
+
+
+def _study_lines(study: str, index: Index, overrides: Sequence[str]) -> list[str]:
+    """What a study would compare."""
+    from framework.bench.arms import arms_of, require_comparable
+    from framework.bench.study import read_study
+    from framework.cli.bench import announcement
+
+    found = read_study([study], {})
+    arms = arms_of(found, index, overrides)
+    require_comparable(arms, found.keys)
+    return announcement(found.keys, arms)
 
 
 def summary_line(recipe: Recipe) -> str:

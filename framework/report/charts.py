@@ -7,6 +7,7 @@ again. Names are shown literally. matplotlib draws, by its SVG backend alone; it
 from __future__ import annotations
 
 import io
+import math
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -38,6 +39,8 @@ WIDTH, HEIGHT = 4.6, 2.9
 """Inches: small, so that text stays readable where a phone shows the chart in its whole width."""
 LONGEST = 34
 """Characters of a name that are shown."""
+LINE = 0.18
+"""Inches that a line of a legend takes."""
 
 
 @attrs.frozen
@@ -48,6 +51,9 @@ class Series:
         name: shown in the legend.
         x, y: of each point; what is no number leaves a gap.
         x_range, y_range: (low, high) of each point's error bar; empty: none.
+        band: (low, high) at each point, shaded from point to point; empty: none.
+        hollow: which points are drawn as outlines.
+        look: which colour, marker and dash it has; None: those of its place among the series.
     """
 
     name: str
@@ -55,6 +61,9 @@ class Series:
     y: Sequence[float]
     x_range: Sequence[tuple[float, float]] = ()
     y_range: Sequence[tuple[float, float]] = ()
+    band: Sequence[tuple[float, float]] = ()
+    hollow: Sequence[int] = ()
+    look: int | None = None
 
 
 @attrs.frozen
@@ -67,10 +76,11 @@ class Axis:
 
 @attrs.frozen
 class Marks:
-    """Places along the x axis that share a name, drawn as vertical lines."""
+    """Places along an axis that share a name, drawn as lines across."""
 
     name: str
     at: Sequence[float]
+    axis: Literal["x", "y"] = "x"
 
 
 def lines(title: str, series: Sequence[Series], x: Axis, y: Axis, marks: Marks | None = None) -> Markup:
@@ -83,7 +93,9 @@ def scatter(title: str, series: Sequence[Series], x: Axis, y: Axis) -> Markup:
     return _points(title, series, x, y, ("none",), None)
 
 
-def stacked_bars(title: str, names: Sequence[str], parts: Mapping[str, Sequence[float]], x: Axis) -> Markup:
+def stacked_bars(
+    title: str, names: Sequence[str], parts: Mapping[str, Sequence[float]], x: Axis, sums: Sequence[str] = ()
+) -> Markup:
     """A horizontal bar for each name, the first on top, made up of parts side by side.
 
     Args:
@@ -91,6 +103,7 @@ def stacked_bars(title: str, names: Sequence[str], parts: Mapping[str, Sequence[
         names: of the bars.
         parts: name of a part -> its length in each bar.
         x: what a length is.
+        sums: what stands at the end of each bar.
     """
 
     def draw(axes: Axes) -> None:
@@ -99,6 +112,8 @@ def stacked_bars(title: str, names: Sequence[str], parts: Mapping[str, Sequence[
             look: dict[str, Any] = {"color": _turn(COLOURS, number), "hatch": _turn(HATCHES, number), "height": 0.6}
             axes.barh(places, lengths, left=ends, edgecolor=INK, linewidth=0.5, **look)
             ends = [end + length for end, length in zip(ends, lengths, strict=True)]
+        for place, end, words in zip(places, ends, sums, strict=False):
+            axes.annotate(words, (end, place), (4, 0), textcoords="offset points", va="center")
         axes.set_yticks(places, labels=[literal(name) for name in names])
         axes.tick_params("y", length=0)
         axes.grid(visible=False, axis="y")
@@ -106,7 +121,7 @@ def stacked_bars(title: str, names: Sequence[str], parts: Mapping[str, Sequence[
         _scale(axes, x, Axis(""))
         _legend(axes, list(axes.containers), list(parts))
 
-    return _drawn(title, draw, 1.1 + 0.3 * len(names))
+    return _drawn(title, draw, 0.8 + 0.3 * len(names) + _height_of_legend(list(parts)))
 
 
 def _points(
@@ -114,20 +129,33 @@ def _points(
 ) -> Markup:
     def draw(axes: Axes) -> None:
         names = [one.name for one in series]
-        handles: list[Any] = []
-        for number, one in enumerate(series):
-            look: dict[str, Any] = {"color": _turn(COLOURS, number), "marker": _turn(MARKERS, number),
-                                    "linestyle": _turn(dashes, number)}  # fmt: skip
-            look["markevery"] = max(1, len(one.x) // 20)  # more markers than that hide the line
-            down_up, left_right = _lengths(one.y, one.y_range), _lengths(one.x, one.x_range)
-            handles.append(axes.errorbar(one.x, one.y, down_up, left_right, capsize=2.5, elinewidth=1, **look))
+        handles: list[Any] = [_draw_series(axes, one, number, dashes) for number, one in enumerate(series)]
         if marks is not None and marks.at:
-            drawn = [axes.axvline(place, color=INK, linestyle=(0, (1, 2)), linewidth=1.2) for place in marks.at]
+            across = axes.axvline if marks.axis == "x" else axes.axhline
+            drawn = [across(place, color=INK, linestyle=(0, (1, 2)), linewidth=1.2) for place in marks.at]
             names, handles = [*names, marks.name], [*handles, drawn[0]]
         _scale(axes, x, y)
         _legend(axes, handles, names)
 
-    return _drawn(title, draw, HEIGHT)
+    names = [one.name for one in series] + ([marks.name] if marks else [])
+    return _drawn(title, draw, HEIGHT + max(0.0, _height_of_legend(names) - 2 * LINE))
+
+
+def _draw_series(axes: Axes, one: Series, number: int, dashes: Sequence[Any]) -> Any:
+    """Puts one series on the axes and gives what stands for it in the legend."""
+    turn = number if one.look is None else one.look
+    look: dict[str, Any] = {"color": _turn(COLOURS, turn), "marker": _turn(MARKERS, turn)}
+    if one.band:
+        low, high = zip(*one.band, strict=True)
+        axes.fill_between(one.x, low, high, color=look["color"], alpha=0.14, linewidth=0)
+    every = max(1, len(one.x) // 20)  # more markers than that hide the line
+    solid = [at for at in range(0, len(one.x), every) if at not in one.hollow]
+    down_up, left_right = _lengths(one.y, one.y_range), _lengths(one.x, one.x_range)
+    handle: Any = axes.errorbar(one.x, one.y, down_up, left_right, capsize=2.5, elinewidth=1, markevery=solid,
+                           linestyle=_turn(dashes, turn), **look)  # fmt: skip
+    outlined = [[values[at] for at in one.hollow] for values in (one.x, one.y)]
+    axes.plot(*outlined, linestyle="none", markerfacecolor="none", **look)
+    return handle.lines[0]
 
 
 def _turn(choices: Sequence[Any], number: int) -> Any:
@@ -149,9 +177,21 @@ def _scale(axes: Axes, x: Axis, y: Axis) -> None:
     axes.set_ylabel(literal(y.label))
     for which, axis in (("x", x), ("y", y)):
         if axis.scale == "log":
-            axes.set(**{f"{which}scale": "log"})
+            _scale_by_logarithm(axes, which)
         elif axis.scale == "whole":
             getattr(axes, f"{which}axis").set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+
+
+def _scale_by_logarithm(axes: Axes, which: str) -> None:
+    """Ticks in plain digits: matplotlib's own are formulas, which are shown literally here."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set(**{f"{which}scale": "log"})
+    low, high = getattr(axes, f"get_{which}lim")()
+    side = getattr(axes, f"{which}axis")
+    side.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 50 * low else (1.0,), numticks=7))
+    side.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    side.set_minor_formatter(NullFormatter())
 
 
 def _legend(axes: Axes, handles: Sequence[Any], names: Sequence[str]) -> None:
@@ -159,16 +199,30 @@ def _legend(axes: Axes, handles: Sequence[Any], names: Sequence[str]) -> None:
     if len(names) < 2:
         return
     shown = [literal(name) for name in names]
-    columns = max(1, min(len(shown), int(WIDTH * 72 / (40 + 5.3 * max(map(len, shown))))))  # points: handle, letters
-    legend = axes.figure.legend(handles, [""] * len(shown), loc="outside upper left", ncols=columns)
+    legend = axes.figure.legend(handles, [""] * len(shown), loc="outside upper left", ncols=_columns(shown))
     for text, name in zip(legend.get_texts(), shown, strict=True):
         text.set_text(name)
 
 
+def _columns(shown: Sequence[str]) -> int:
+    """Of a legend, by the points that a handle and the letters of the longest name take."""
+    return max(1, min(len(shown), int(WIDTH * 72 / (40 + 5.3 * max(map(len, shown))))))
+
+
+def _height_of_legend(names: Sequence[str]) -> float:
+    """In inches; of a single name there is none."""
+    shown = [literal(name) for name in names]
+    return LINE * math.ceil(len(shown) / _columns(shown)) if len(shown) > 1 else 0.0
+
+
 def literal(name: str) -> str:
-    """A name in one short line, without the characters that no XML may hold."""
+    """A name in one short line, without the characters that no XML may hold.
+
+    Of a long one the middle is left out: names of cells begin alike and differ at their ends.
+    """
     line = _NO_XML.sub("\ufffd", " ".join(name.split()))
-    return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"
+    half = LONGEST // 2
+    return line if len(line) <= LONGEST else f"{line[: half - 1]}…{line[-half:]}"
 
 
 _NO_XML = re.compile("[^\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 NOTHING = "-"
 _BYTES = ("B", "KiB", "MiB", "GiB", "TiB")
+_THOUSANDS = ("", "k", "M", "G", "T", "P")
 
 
 def render(template: str, **facts: Any) -> str:
@@ -61,12 +62,42 @@ def in_bytes(size: float) -> str:
     return f"{size / 1024**power:,.{1 if power else 0}f} {_BYTES[power]}"
 
 
-def seconds(value: float) -> str:
-    """A time: 0.31 s, 12.3 s, 5 min 02 s."""
+def seconds(value: float | None) -> str:
+    """A time: 4.25 ms, 1.31 s, 12.3 s, 5 min 02 s."""
+    if value is None or math.isnan(value):
+        return NOTHING
+    if 0 < value < 0.9995:
+        return f"{1000 * value:.3g} ms"
     if value < 120:
         return f"{value:.{2 if value < 10 else 1}f} s"
     minutes, rest = divmod(round(value), 60)
     return f"{minutes} min {rest:02d} s" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def operations(count: float | None) -> str:
+    """Floating-point operations in the unit that suits them: 1.82 GFLOP."""
+    if count is None or math.isnan(count):
+        return NOTHING
+    shown = float(f"{count:.3g}")  # 999.7 million are a thousand of them
+    power = min(int(math.log10(shown)) // 3, len(_THOUSANDS) - 1) if shown >= 1 else 0
+    return f"{shown / 1000**power:g} {_THOUSANDS[power]}FLOP" if count else "0"
+
+
+def ratio(value: float) -> str:
+    """What something takes beside another: 0.52x; a small one with two digits: 0.0043x."""
+    return f"{value:.2g}x" if 0 < value < 0.1 else f"{value:.2f}x"
+
+
+def p_value(value: float | None) -> str:
+    """A p-value: 0.031; one that three decimals would make nothing of: < 0.001."""
+    return "< 0.001" if value is not None and value < 0.001 else number(value, 3)
+
+
+def setting(value: object) -> str:
+    """A chosen value: 0.01, true, adamw."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def words(names: Iterable[str]) -> str:
@@ -74,4 +105,14 @@ def words(names: Iterable[str]) -> str:
     return ", ".join(names) or NOTHING
 
 
-FILTERS: tuple[Callable[..., str], ...] = (number, percent, in_bytes, seconds, words)
+FILTERS: tuple[Callable[..., str], ...] = (
+    number,
+    percent,
+    in_bytes,
+    seconds,
+    operations,
+    ratio,
+    p_value,
+    setting,
+    words,
+)

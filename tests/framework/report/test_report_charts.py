@@ -52,7 +52,12 @@ def test_a_title_is_text_and_names_the_drawing() -> None:
 
 @pytest.mark.parametrize(
     ("name", "shown"),
-    [("a\nb\t c", "a b c"), ("\x00\x1b[31m", "\ufffd\ufffd[31m"), ("\udcff", "\ufffd"), ("x" * 50, "x" * 33 + "…")],
+    [
+        ("a\nb\t c", "a b c"),
+        ("\x00\x1b[31m", "\ufffd\ufffd[31m"),
+        ("\udcff", "\ufffd"),
+        ("x" * 30 + "y" * 30, "x" * 16 + "…" + "y" * 17),
+    ],
 )
 def test_names_that_no_line_of_xml_holds_are_made_to_fit(name: str, shown: str) -> None:
     assert shown in texts(charts.lines("title", [Series(name, [1], [1]), Series("b", [1], [2])], X, Y))
@@ -119,3 +124,56 @@ def test_what_is_no_number_leaves_a_gap() -> None:
     [path] = re.findall(r'<path d="([^"]+)" clip-path="[^"]+" style="fill: none;[^"]*stroke: #0072b2', svg)
     assert path.count("M") == 2
     assert charts.lines("title", [Series("a", [1], [float("nan")])], X, Y)
+
+
+def test_a_logarithmic_axis_has_ticks_in_plain_digits() -> None:
+    decades = texts(charts.lines("title", [Series("a", [1e-4, 1.0], [1, 2])], Axis("rate", "log"), Y))
+    assert [name for name in ("0.0001", "0.001", "0.01", "0.1", "1") if name not in decades] == []
+    assert not any("$" in name for name in decades)
+    near = texts(charts.lines("title", [Series("a", [3, 30], [1, 2])], Axis("n", "log"), Y))
+    assert [name for name in ("5", "10", "20") if name not in near] == []
+
+
+def uses(svg: str, style: str) -> list[str]:
+    """The styles of what is drawn at places, such as markers, that hold a word."""
+    return [found for found in re.findall(r'<use [^>]*style="([^"]+)"', svg) if style in found]
+
+
+def test_outlined_points_have_no_fill() -> None:
+    drawn = [charts.lines("title", [Series("a", [1, 2, 3], [1, 2, 3], hollow=at)], X, Y) for at in ([], [0, 2])]
+    assert [len(uses(svg, "fill-opacity: 0;")) for svg in drawn] == [0, 2]
+    assert [len(uses(svg, f"fill: {charts.COLOURS[0]}")) for svg in drawn] == [3, 1]
+
+
+def test_a_band_is_shaded_in_the_colour_of_its_line() -> None:
+    svg = charts.lines("title", [Series("a", [1, 2], [1, 2], band=[(0, 2), (1, 3)])], X, Y)
+    assert uses(svg, "fill-opacity") == [f"fill: {charts.COLOURS[0]}; fill-opacity: 0.14"]
+
+
+def test_a_series_may_say_how_it_looks() -> None:
+    svg = charts.lines("title", [Series("a", [1, 2], [1, 2], look=3)], X, Y)
+    assert charts.COLOURS[3] in svg
+    assert charts.COLOURS[0] not in svg
+
+
+@pytest.mark.parametrize(("axis", "vertical"), [("x", True), ("y", False)])
+def test_marks_lie_across_their_axis(axis: str, vertical: bool) -> None:
+    svg = charts.lines("title", [Series("a", [1, 2], [1, 2])], X, Y, Marks("mark", [1.5], axis))  # type: ignore[arg-type]
+    [(x, x_too)] = re.findall(r'd="M (\S+) \S+  L (\S+) \S+  "[^>]*stroke-dasharray: 1.2,2.4', svg)
+    assert (x == x_too) == vertical
+
+
+def test_sums_stand_at_the_ends_of_bars() -> None:
+    svg = charts.stacked_bars("title", ["one", "two"], {"part": [1.0, 3.0]}, X, ["1 s", "3 s"])
+    places = {e.text: float(e.attrib["x"]) for e in ElementTree.fromstring(svg).iter("text") if "x" in e.attrib}
+    assert places["1 s"] < places["3 s"]
+
+
+def height(svg: str) -> float:
+    return float(ElementTree.fromstring(svg).attrib["viewBox"].split()[3])
+
+
+def test_a_long_legend_takes_no_room_from_the_axes() -> None:
+    few, many = (charts.lines("title", [Series("long name " * 3 + str(n), [1], [n]) for n in range(count)], X, Y)
+                 for count in (2, 12))  # fmt: skip
+    assert height(many) - height(few) == pytest.approx(10 * charts.LINE * 72, rel=0.01)

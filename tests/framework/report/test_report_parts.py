@@ -109,12 +109,24 @@ def test_filters() -> None:
         *("12.5 %", "0.018 %", "0.0 %", "100.0 %", "-"),
     ]
     assert [page.in_bytes(size) for size in (0, 999, 2048, 1.5 * 2**20)] == ["0 B", "999 B", "2.0 KiB", "1.5 MiB"]
-    assert [page.seconds(value) for value in (0.314, 12.34, 302, 7260)] == [
-        "0.31 s",
+    assert [page.seconds(value) for value in (None, 0.0, 0.000424, 0.314, 0.9996, 12.34, 302, 7260)] == [
+        "-",
+        "0.00 s",
+        "0.424 ms",
+        "314 ms",
+        "1.00 s",
         "12.3 s",
         "5 min 02 s",
         "2 h 01 min",
     ]
+    assert [page.operations(count) for count in (None, 0, 12.0, 4.5e6, 9.997e8, 1.824e9)] == [
+        *("-", "0", "12 FLOP", "4.5 MFLOP", "1 GFLOP", "1.82 GFLOP"),
+    ]
+    assert [page.ratio(value) for value in (0.00432, 0.095, 0.52, 1.0, 12.345)] == [
+        *("0.0043x", "0.095x", "0.52x", "1.00x", "12.35x"),
+    ]
+    assert [page.p_value(p) for p in (0.0312, 1e-6, 0.0, 1.0, None)] == ["0.031", "< 0.001", "< 0.001", "1.000", "-"]
+    assert [page.setting(value) for value in (0.1, 1e-05, True, "adamw", 3)] == ["0.1", "1e-05", "true", "adamw", "3"]
     assert [page.words(names) for names in (["a", "b"], [])] == ["a, b", "-"]
 
 
