@@ -13,12 +13,14 @@ import pytest
 from framework.assemble import assemble
 from framework.display import NullDisplay
 from framework.index import Index
-from framework.recipe import Recipe, load_recipe
+from framework.recipe import Recipe, is_study, load_recipe
 from framework.runs import start_run
-from framework.sources import recipes_folder, shipped_recipes
+from framework.sources import find_recipe, read_document, recipes_folder, shipped_recipes
 
 REPO = Path(__file__).parent.parent
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+STUDIES = [name for name in shipped_recipes() if is_study(read_document(find_recipe(name)))]
+"""What ships beside the recipes and compares them."""
 FEW = "data.subset={per_class=4, val_per_class=2, test_per_class=2}"
 RANDOM = "backbone.weights=['random']"
 PHOTOS, IDX = "PHOTOS", "IDX"
@@ -94,12 +96,29 @@ def resolved(name: str, index: Index) -> dict[str, Any]:
 
 def test_every_recipe_that_ships_is_covered_here() -> None:
     files = sorted(file.stem for file in (REPO / "recipes").glob("*.toml"))
-    print(f"\n{len(SHORT)} recipes are run")
-    assert sorted(SHORT) == files == shipped_recipes()
+    print(f"\n{len(SHORT)} recipes are run, {len(STUDIES)} studies checked")
+    assert sorted([*SHORT, *STUDIES]) == files == shipped_recipes()
+    assert [name for name in files if name.startswith("study_")] == STUDIES
     for name in files:
         text = (recipes_folder() / f"{name}.toml").read_text(encoding="utf-8")
         assert text.startswith("# "), "its first line says what it is for"
-        assert f'\nname = "{name}"\n' in text
+        assert name in STUDIES or f'\nname = "{name}"\n' in text
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_and_its_copy_elsewhere_are_valid_and_nothing_but_a_study(cli, here: Path, name: str) -> None:
+    assert cli("cp", name, "mine.toml").code == 0
+    for study in (name, "mine.toml"):
+        result = cli("validate", study)
+        assert result.code == 0, result.err
+        assert result.out.startswith(
+            f"ok: {Path(study).stem}: 4 ways of training, 7 trials each, 5 seeds, 6 rounds of "
+        )
+        for command in ("run", "show"):
+            refused = cli(command, study)
+            assert (refused.code, refused.out) == (2, "")
+            assert refused.err.startswith(f"error: {study!r} is a study")
+            assert f"help: fw bench {study} runs it" in refused.err
 
 
 @pytest.mark.parametrize("name", SHORT)

@@ -19,6 +19,7 @@ from framework.display import NullDisplay
 from framework.errors import AuditFailed
 from framework.files import load_tensors
 from framework.index import Index
+from framework.results import NO_SELECTION
 from framework.running import Run
 from framework.shared import Shared
 
@@ -75,6 +76,17 @@ def test_a_run_that_keeps_no_model_says_so_when_asked_for_it(tmp_path: Path) -> 
     assert not (tmp_path / "run" / "model.safetensors").exists()
     with pytest.raises(fw.FwError, match="keep_model = false"):
         fw.load(tmp_path / "run")
+
+
+def test_where_validation_images_are_trained_on_the_last_epoch_counts(tmp_path: Path) -> None:
+    """Nothing is chosen by images that were trained on: each epoch's network takes the place of the one before."""
+    keys = {**SMALL, "freezing.use": "full", "optimizer.lr": 1e-12, "train.epochs": 3}
+    apart = fw.run("smoke", keys, out=tmp_path / "apart")
+    joined = fw.run("smoke", {**keys, "data.join_val": True}, out=tmp_path / "joined")
+    assert (apart["metrics"]["best"]["epoch"], joined["metrics"]["best"]["epoch"]) == (1, 3)
+    sizes = [result["data"]["images"] for result in (apart, joined)]
+    assert sizes[1] == {**sizes[0], "train": sizes[0]["train"] + sizes[0]["val"]}
+    assert [result["selection"].startswith(NO_SELECTION) for result in (apart, joined)] == [False, True]
 
 
 def test_things_are_told_apart_by_all_that_they_are_made_from() -> None:

@@ -56,6 +56,42 @@ def test_freed_memory_is_the_next_steps_and_goes_back_in_the_end() -> None:
     assert after > outside / 4, "it is the system that hands out pages again"
 
 
+RETURNING = """
+from pathlib import Path
+import resource, torch
+from framework.allocator import keeping_memory, returning_memory
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() // 2**20
+
+def left():
+    before = resident()
+    blocks = [torch.ones(2**18) for _ in range(100)]  # of 1 MiB
+    full = resident() - before
+    del blocks
+    return full, resident() - before
+
+with returning_memory(torch.device("cpu")):
+    torch.ones(30 * 2**18), torch.ones(30 * 2**18)  # as large a block as would have glibc keep all smaller ones
+    inside = left()
+    with keeping_memory(torch.device("cpu")):
+        within = left()
+with keeping_memory(torch.device("cpu")):
+    kept = left()
+print(*inside, *within, *kept)
+"""
+
+
+def test_freed_memory_goes_back_at_once_where_resident_memory_is_read() -> None:
+    """A block that keeps memory changes nothing within one that returns it."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    done = subprocess.run([sys.executable, "-c", RETURNING], env=plain, capture_output=True, text=True, check=True)
+    full, left, full_within, left_within, _, kept = map(int, done.stdout.split())
+    assert min(full, full_within) > 95
+    assert max(left, left_within) < 5
+    assert kept > 50
+
+
 @pytest.mark.parametrize(
     ("device", "environment"),
     [("meta", {}), ("cpu", {"MALLOC_MMAP_MAX_": "65536"}), ("cpu", {"GLIBC_TUNABLES": "glibc.malloc.mmap_max=65536"})],

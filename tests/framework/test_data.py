@@ -28,6 +28,8 @@ from framework.data import (
     loader,
     refuse_duplicates,
     take_subset,
+    thinned,
+    with_val,
 )
 from framework.splits import cut_split, make_data
 from framework.tables import Subset
@@ -247,6 +249,40 @@ def test_subsets_that_cannot_be_drawn(subset, message):
 
 
 # --------------------------------------------------------------------------------- duplicates and classes
+
+
+@pytest.mark.parametrize(
+    ("count", "images", "kept"),
+    [(10, 5, [0, 2, 4, 6, 8]), (10, 4, [0, 2, 5, 7]), (10, 10, list(range(10))), (3, 256, [0, 1, 2]), (7, 1, [0])],
+)
+def test_images_are_thinned_at_even_distances_and_none_is_taken_twice(count, images, kept):
+    data = data_of([0] * count, [0] * 3, [0])
+    few = thinned(data, images)
+    assert list(few.train.names) == [data.train.names[position] for position in kept]
+    assert (len(few.val), len(few.test)) == (min(3, images), 1)
+    assert thinned(data_of([0] * 4, [0]), 2).test is None
+
+
+def test_validation_images_join_those_of_training_and_none_is_lost():
+    """From two sources, by name, target and content; indices, which seed augmentation, are all different."""
+    train, val, test = split_of([0, 1, 2]), split_of([1, 0], start=7), split_of([2], start=20)
+    data = make_data(task_of(3), {"train": train, "val": val, "test": test})
+    both = with_val(data)
+    assert both.train.names == ("img-0", "img-1", "img-2", "img-7", "img-8")
+    assert both.train.targets.tolist() == [0, 1, 2, 1, 0]
+    assert [int(both.train.load(position)[0, 0, 0]) for position in range(5)] == [0, 1, 2, 7, 8]
+    assert [both.train.digest(position) for position in range(5)] == ["0", "1", "2", "7", "8"]
+    assert len(set(both.train.indices)) == 5
+    assert (both.val, both.test) == (val, test)
+    assert both.fingerprint != data.fingerprint
+    assert "2 validation images are trained on, too" in both.notes
+    taken = both.train.take([4, 0])
+    assert (taken.names, int(taken.load(0)[0, 0, 0])) == (("img-8", "img-0"), 8)
+
+
+def test_where_nothing_is_left_to_score_validation_images_do_not_join():
+    with pytest.raises(fw.FwError, match=r"there is no test split to score"):
+        with_val(data_of([0, 1], [0, 1]))
 
 
 def test_duplicates_across_splits_are_found_and_refused():

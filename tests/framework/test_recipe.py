@@ -179,7 +179,7 @@ class TestResolved:
 
 
 def test_every_shipped_recipe_is_valid_and_round_trips(index: Index, tmp_path: Path) -> None:
-    names = shipped_recipes()
+    names = [name for name in shipped_recipes() if not name.startswith("study_")]
     for name in names:
         recipe = load_recipe(name, index)
         (tmp_path / f"{name}.toml").write_text(recipe.to_toml())
