@@ -113,7 +113,7 @@ def run_lap(cell: Cell, name: str, number: int, folder: Path) -> Lap:
     if cell.whole:
         ended = run_process([*FW, "run", str(file), "--out", str(folder / "lap" / "run")], environment)
         return _lap(name, number, ended, lambda: _read(folder / "lap" / "run" / SUMMARY))
-    count = [] if number else ["count"]
+    count = [] if number or name != cell.name else ["count"]  # the same in every lap
     probe = python("framework.bench.probe", str(file), str(result), str(time.monotonic()), *count)
     return _lap(name, number, run_process(probe, environment), lambda: _read(result))
 

@@ -11,7 +11,15 @@ import attrs
 
 from framework.bench.costs import Costs, costs_of, medians, repaid_in_epoch, seconds_to_epoch
 from framework.bench.laps import AGAIN, Cell, Lap
-from framework.bench.statistics import Estimate, accuracy_difference, cost_ratio, holm, image_p_value, verdict
+from framework.bench.statistics import (
+    CONFIDENCE,
+    Estimate,
+    accuracy_difference,
+    cost_ratio,
+    holm,
+    image_p_value,
+    verdict,
+)
 from framework.bench.study import StudyKeys
 from framework.bench.trained import Trained
 from framework.bench.tuning import Tuned
@@ -180,16 +188,23 @@ def _compared(scores: Sequence[Scores], tuned: Sequence[Tuned], split: str) -> l
     p_of_images = holm({name: value for name, value in images.items() if value is not None})
     return [scores[0], *(
         attrs.evolve(one, difference=differences.get(one.arm), p_value=p_values.get(one.arm),
-                     p_of_images=p_of_images.get(one.arm), verdict=_verdict(one, differences, p_values))
+                     p_of_images=p_of_images.get(one.arm), verdict=_verdict(one, differences, p_values, p_of_images.get(one.arm)))
         for one, _ in others
     )]  # fmt: skip
 
 
-def _verdict(scores: Scores, differences: Mapping[str, Estimate], p_values: Mapping[str, float]) -> str | None:
-    """What may be said; nothing where no policy was tuned."""
+def _verdict(
+    scores: Scores, differences: Mapping[str, Estimate], p_values: Mapping[str, float], p_of_images: float | None
+) -> str | None:
+    """What may be said; nothing where no policy was tuned.
+
+    A difference that other seeds would show and other images might not is one on these images.
+    """
     if not scores.trials or scores.arm not in differences:
         return None
-    return verdict(differences[scores.arm], 0.0, p_values.get(scores.arm))
+    found = verdict(differences[scores.arm], 0.0, p_values.get(scores.arm))
+    is_of_these = found in ("higher", "lower") and p_of_images is not None and p_of_images > 1 - CONFIDENCE
+    return f"{found}, on these images" if is_of_these else found
 
 
 def _difference(scores: Mapping[int, float], first: Mapping[int, float]) -> Estimate | None:
@@ -225,11 +240,16 @@ def _row(cell: Cell, cells: Sequence[Cell], found: Found, laps: Sequence[Lap], e
         policy_ratio=_ratio(found, cell.name, first.name, "total_s"),
         policy_memory=_ratio(found, cell.name, first.name, "peak_mb"),
         engine_ratio=_ratio(found, cell.name, plain.name, "total_s"),
-        repaid=repaid_in_epoch(*pairs) if cell is not plain else None,
+        repaid=repaid_in_epoch(*pairs) if cell is not plain and _is_divided(done) else None,
         target_s=seconds_to_epoch(median, math.ceil(epoch)) if median and epoch is not None else None,
         parts={name: done[0].facts[name] for name in PARTS if name in done[0].facts} if done else {},
         failed=len(failed), reason=failed[0].reason if failed else "",
     )  # fmt: skip
+
+
+def _is_divided(laps: Sequence[Lap]) -> bool:
+    """Whether a pass over the images was paid for, which later epochs can repay."""
+    return bool(laps) and bool((laps[0].facts.get("partition") or {}).get("boundary"))
 
 
 def _found(cells: Sequence[Cell], laps: Sequence[Lap]) -> Found:

@@ -126,6 +126,7 @@ def _write(keys: StudyKeys, trials: int, outcome: Outcome, folder: Path, targets
     from framework.bench.as_json import as_csv, as_json
     from framework.bench.machine import machine, method
     from framework.files import write_text
+    from framework.report.study_charts import picture
     from framework.report.study_report import write_study_report
 
     facts = keys.name, outcome, method(keys, trials), machine()
@@ -134,6 +135,8 @@ def _write(keys: StudyKeys, trials: int, outcome: Outcome, folder: Path, targets
         if file is not None:
             write_text(file, json.dumps(document, indent=2) + "\n")
     write_text(folder / "bench.csv", as_csv(outcome))
+    if drawn := picture(outcome):
+        write_text(folder / "score-against-time.svg", drawn)
     for page in (folder / "report.html", targets["html"]):
         if page is not None:
             write_study_report(page, *facts)

@@ -35,6 +35,11 @@ STYLE: dict[Any, Any] = {
     **{"lines.linewidth": 1.6, "lines.markersize": 4.5, "svg.fonttype": "none", "text.parse_math": False},
     "font.family": "DejaVu Sans",
 }
+ALONE = (
+    "</title><style>svg { color: #222; font-family: sans-serif } svg * { stroke-linejoin: round }"
+    " @media (prefers-color-scheme: dark) { svg { color: #ddd } }</style>"
+)
+"""What a page would say of a chart."""
 WIDTH, HEIGHT = 4.6, 2.9
 """Inches: small, so that text stays readable where a phone shows the chart in its whole width."""
 LONGEST = 34
@@ -266,6 +271,11 @@ def inline(svg: str, title: str) -> Markup:
     name.text = _NO_XML.sub("\ufffd", title)
     root.insert(0, name)
     return Markup(ElementTree.tostring(root, encoding="unicode"))  # which has escaped what is in it
+
+
+def standalone(chart: Markup) -> str:
+    """A chart of a page as a file of its own, in ink that can be read on light and on dark ground."""
+    return str(chart).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1).replace("</title>", ALONE, 1)
 
 
 def _local(name: str) -> str:

@@ -66,6 +66,12 @@ def trade_offs(outcome: Outcome) -> list[Chart]:
     return [chart for trade in TRADES for chart in _trade_off(outcome, trade)]
 
 
+def picture(outcome: Outcome) -> str | None:
+    """Score against time as an SVG file; None where no arm was both scored and timed."""
+    drawn = list(_trade_off(outcome, TRADES[0]))
+    return charts.standalone(drawn[0].drawing) if drawn else None
+
+
 def _trade_off(outcome: Outcome, trade: Trade) -> Iterator[Chart]:
     found = [_cells_of(scores, look, outcome, trade) for look, scores in enumerate(outcome.scores)]
     series = [one for one in found if one is not None]

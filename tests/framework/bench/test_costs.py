@@ -262,6 +262,27 @@ def test_without_tuning_there_is_no_verdict_and_with_it_there_is(tmp_path: Path)
     assert [one.verdict for one in both.scores] == [None, "higher"]
 
 
+@pytest.mark.parametrize(("better", "verdict"), [(12, "higher"), (3, "higher, on these images")])
+def test_a_difference_that_other_images_might_not_show_is_one_on_these_images(
+    tmp_path: Path, better: int, verdict: str
+) -> None:
+    """Every seed is right of some images more; of few of them the test over images can tell nothing."""
+
+    def predicted(arm: str, seed: int, right: int) -> Trained:
+        run = final(tmp_path, arm, seed, [0.5], right / 40 + seed * len(arm) / 10_000)
+        rows = [f"{number:02d},cat,{'cat' if number < right else 'dog'}" for number in range(40)]
+        (run.job.folder / "predictions").mkdir()
+        (run.job.folder / "predictions" / "test.csv").write_text("\n".join(["image,target,predicted", *rows]))
+        return run
+
+    trials = [({"optimizer.lr": 0.1}, 0.5)]
+    arms = [tuned("full", [predicted("full", seed, 20) for seed in range(5)], trials),
+            tuned("frozen", [predicted("frozen", seed, 20 + better) for seed in range(5)], trials)]  # fmt: skip
+    outcome = outcome_of(KEYS, arms, CELLS, laps())
+    assert outcome.scores[1].verdict == verdict
+    assert (outcome.scores[1].p_of_images < 0.05) is (verdict == "higher")
+
+
 def test_seeds_are_paired_and_one_that_failed_or_has_no_number_pairs_with_none(tmp_path: Path) -> None:
     full = [final(tmp_path, "full", seed, [0.6], 0.1 * seed) for seed in range(4)]
     frozen = [final(tmp_path, "frozen", seed, [0.6], 0.1 * seed + 0.05) for seed in (3, 1, 0)]
