@@ -223,8 +223,8 @@ def test_the_same_command_does_the_rest_and_no_more(stopped) -> None:
     assert "[lap 3/3] frozen: " in said
     assert "warming up" not in said, "libraries were read when it trained"
     left = sorted(path.name for path in (folder / "runs" / "which").iterdir())
-    assert left == ["bench.csv", "bench.json", "finals", "jobs.json", "laps", "recipes", "report.html", "study.json",
-                    "trials"]  # fmt: skip
+    assert left == ["bench.csv", "bench.json", "finals", "jobs.json", "laps", "recipes", "report.html",
+                    "score-against-time.svg", "study.json", "trials"]  # fmt: skip
 
 
 def test_its_scores_are_those_of_a_study_that_nobody_stopped(stopped, tmp_path: Path, monkeypatch) -> None:
@@ -298,7 +298,7 @@ def test_what_is_done_is_only_read_and_another_study_is_refused(stopped, cli, mo
     assert again["study"] == figures["study"]
     assert Path("copy.html").is_file()
     changed = [file for file, when in before.items() if file.stat().st_mtime_ns != when and file.is_file()]
-    assert {file.name for file in changed} <= {"report.html"}
+    assert {file.name for file in changed} <= {"report.html", "score-against-time.svg"}
     for change in (["--seeds", "0,1,2"], ["--engines", "plain"], ["--set", "train.epochs=2"], ["--timed", "whole"]):
         refused = cli(*COMMAND, *change)
         assert refused.code == 2
