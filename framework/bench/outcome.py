@@ -188,7 +188,8 @@ def _compared(scores: Sequence[Scores], tuned: Sequence[Tuned], split: str) -> l
     p_of_images = holm({name: value for name, value in images.items() if value is not None})
     return [scores[0], *(
         attrs.evolve(one, difference=differences.get(one.arm), p_value=p_values.get(one.arm),
-                     p_of_images=p_of_images.get(one.arm), verdict=_verdict(one, differences, p_values, p_of_images.get(one.arm)))
+                     p_of_images=p_of_images.get(one.arm),
+                     verdict=_verdict(one, differences, p_values, p_of_images.get(one.arm)))
         for one, _ in others
     )]  # fmt: skip
 
