@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from framework.bench.costs import Costs
+from framework.bench.costs import TIME_PARTS, Costs
 from framework.bench.outcome import Outcome, Row, Scores
 from framework.bench.statistics import Estimate
 
@@ -124,7 +124,7 @@ def _line(row: Row, scores: Scores | None, outcome: Outcome) -> dict[str, Any]:
     params = row.facts.get("params") or {}
     return {
         "cell": row.cell.name, "arm": row.cell.arm, "engine": row.cell.engine, "rounds": len(row.laps), **costs,
-        **{f"step_{name}_s": parts.get(f"step_{name}_s") for name in ("data", "forward", "backward", "optimizer")},
+        **{f"step_{name}_s": parts.get(f"step_{name}_s") for name in TIME_PARTS},
         "policy_ratio": row.policy_ratio and row.policy_ratio.value,
         "policy_memory_ratio": row.policy_memory and row.policy_memory.value,
         "engine_ratio": row.engine_ratio and row.engine_ratio.value,

@@ -12,6 +12,8 @@ import attrs
 from framework.bench.laps import Cell, Lap
 
 TIME_PARTS = ("data", "forward", "backward", "optimizer")
+"""What a step is divided into. The loss counts as forward; clipping as backward; what the loop does between the
+optimizer's step and the next batch as optimizer."""
 
 
 @attrs.frozen

@@ -11,15 +11,12 @@ import attrs
 import torch
 from torch import Tensor
 
+from framework.bench.costs import TIME_PARTS
 from framework.contracts import Split
 from framework.feed import Fed, Feed
 from framework.measure import synchronize
 from framework.mixing import Inputs
 from framework.running import Run
-
-PARTS = ("data", "forward", "backward", "optimizer")
-"""What a step is divided into. The loss counts as forward; clipping as backward; what the loop does between the
-optimizer's step and the next batch as optimizer."""
 
 
 @attrs.define(eq=False)
@@ -99,7 +96,7 @@ class StepClock:
         ordered = sorted(self.parts, key=lambda parts: sum(parts.values()))
         cut = (len(ordered) - 1) // 4
         middle = ordered[cut : len(ordered) - cut]
-        return {part: statistics.fmean(step.get(part, 0.0) for step in middle) for part in PARTS}
+        return {part: statistics.fmean(step.get(part, 0.0) for step in middle) for part in TIME_PARTS}
 
 
 @attrs.frozen(eq=False)
