@@ -130,12 +130,6 @@ def _line(row: Row, scores: Scores | None, outcome: Outcome) -> dict[str, Any]:
         "engine_ratio": row.engine_ratio and row.engine_ratio.value,
         "repaid_in_epoch": row.repaid, "target_s": row.target_s,
         "trainable": params.get("trainable"), "parameters": params.get("total"),
-        f"{outcome.split}_{outcome.metric}": scores and mean_score(scores, outcome.split),
+        f"{outcome.split}_{outcome.metric}": scores and scores.mean(outcome.split),
         "failed": row.reason,
     }  # fmt: skip
-
-
-def mean_score(scores: Scores, split: str) -> float | None:
-    """Over the seeds that were scored."""
-    found = list(scores.each.get(split, {}).values())
-    return sum(found) / len(found) if found else None

@@ -63,6 +63,11 @@ class Scores:
     failed: int = 0
     reason: str = ""
 
+    def mean(self, split: str) -> float | None:
+        """The mean score over the seeds that were scored on a split; None where none was."""
+        found = list(self.each.get(split, {}).values())
+        return statistics.fmean(found) if found else None
+
 
 @attrs.frozen(eq=False)
 class Row:

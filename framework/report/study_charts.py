@@ -84,9 +84,9 @@ def _trade_off(outcome: Outcome, trade: Trade) -> Iterator[Chart]:
 def _cells_of(scores: Scores, look: int, outcome: Outcome, trade: Trade) -> Series | None:
     """The cells of an arm that was scored and timed; None where there is none."""
     rows = [row for row in outcome.rows if row.cell.arm == scores.arm and row.median and row.cell.recipe is not None]
-    score = mean_score(scores, outcome.split)
+    score = scores.mean(outcome.split)
     half = None if scores.difference is None else scores.difference.half_width
-    if not rows or math.isnan(score):
+    if not rows or score is None or math.isnan(score):
         return None
     costs = [getattr(row.median, trade.cost) for row in rows]
     return Series(
@@ -95,12 +95,6 @@ def _cells_of(scores: Scores, look: int, outcome: Outcome, trade: Trade) -> Seri
         y_range=[] if half is None else [(score - half, score + half)] * len(rows),
         hollow=[at for at, row in enumerate(rows) if row.cell.engine == "plain" and len(rows) > 1], look=look,
     )  # fmt: skip
-
-
-def mean_score(scores: Scores, split: str) -> float:
-    """Over the seeds that were scored; nan where none was."""
-    found = list(scores.each.get(split, {}).values())
-    return statistics.fmean(found) if found else math.nan
 
 
 def _around(value: float, beside: Estimate | None) -> tuple[float, float]:
