@@ -1,6 +1,6 @@
 """What `fw bench` makes of a cell beside itself, and what `fw compare` makes of one that was slowed on purpose.
 
-    pytest -n 0 -s benchmarks/bench_noise.py --benchmark-json=noise.json     # 40 minutes on two quiet cores
+    pytest -n 0 -s benchmarks/bench_noise.py --benchmark-json=noise.json     # most of an hour, nothing else running
 
 Each repeat is a study of its own, of one cell, which is timed twice in each of its rounds. The interval of the ratio of
 the two should hold 1, whatever the machine does meanwhile; the second one of a study beside the first one of the next
@@ -80,9 +80,19 @@ def study(of: Any, folder: Path) -> tuple[list[Any], list[Any]]:
     from framework.bench.costs import costs_of
     from framework.bench.laps import AGAIN, run_laps
 
-    laps = list(run_laps([of], ROUNDS, folder, print, is_warm=True))
+    laps = list(run_laps([of], ROUNDS, folder, lambda text: None, is_warm=True))
     assert not any(lap.reason for lap in laps), laps
-    return tuple([costs_of(lap, of) for lap in laps if lap.cell.endswith(AGAIN) is second] for second in (False, True))
+    first, again = ([costs_of(lap, of) for lap in laps if lap.cell.endswith(AGAIN) is second]
+                    for second in (False, True))  # fmt: skip
+    print(folder.name, beside(again, first, "step_s"), flush=True)
+    return first, again
+
+
+def beside(again: list[Any], first: list[Any], cost: str) -> Any:
+    """The ratio of a cost of second laps to that of the first ones."""
+    from framework.bench.statistics import cost_ratio
+
+    return cost_ratio([getattr(one, cost) for one in again], [getattr(one, cost) for one in first])
 
 
 def figures(of: Any, costs: list[Any], noise: Any, file: Path) -> Any:
@@ -98,7 +108,6 @@ def figures(of: Any, costs: list[Any], noise: Any, file: Path) -> Any:
 def test_noise(benchmark, slowed: None, tmp_path: Path) -> None:
     from framework.bench.compare import compare
     from framework.bench.machine import machine
-    from framework.bench.statistics import cost_ratio
 
     plain = cell(0.0)
     studies: list[Any] = []
@@ -110,13 +119,12 @@ def test_noise(benchmark, slowed: None, tmp_path: Path) -> None:
     benchmark.pedantic(all_repeats, rounds=1)
     found: dict[str, Any] = {}
     for cost in ("step_s", "total_s", "peak_mb"):
-        ratios = [cost_ratio(*([getattr(one, cost) for one in costs] for costs in (again, first)))
-                  for first, again in studies]  # fmt: skip
+        ratios = [beside(again, first, cost) for first, again in studies]
         found[cost] = {
             "holds_1": sum(of.low <= 1 <= of.high for of in ratios), "of": len(ratios),
             "median_half_width": round(statistics.median(of.half_width for of in ratios), 4),
         }  # fmt: skip
-    noise = [cost_ratio([one.step_s for one in again], [one.step_s for one in first]) for first, again in studies]
+    noise = [beside(again, first, "step_s") for first, again in studies]
     step = statistics.median(one.step_s for first, _ in studies for one in first)
     late = cell(step / 10)
     verdicts = {"unchanged": [], "slowed": []}
@@ -127,7 +135,7 @@ def test_noise(benchmark, slowed: None, tmp_path: Path) -> None:
         verdicts["unchanged"].append(compare(before, after, 0.05).verdict)
     for number in range(SLOWED):
         first, again = study(late, tmp_path / f"slowed-{number}")
-        own = cost_ratio([one.step_s for one in again], [one.step_s for one in first])
+        own = beside(again, first, "step_s")
         before = figures(plain, studies[-1 - number][0], noise[-1 - number], Path("before.json"))
         verdicts["slowed"].append(compare(before, figures(late, first, own, Path("after.json")), 0.05).verdict)
     told = {side: {verdict: given.count(verdict) for verdict in sorted(set(given))} for side, given in verdicts.items()}

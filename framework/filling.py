@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import torch
 from torch import Tensor
 
 from framework.assemble import Assembly
 from framework.entries import prune, store_folder
 from framework.features import SEGMENT_BYTES, SEGMENT_SECONDS, DiskEntry, MemoryEntry, joined
 from framework.identity import code_of_plugin, libraries
+from framework.measure import MIB, free_mb
 from framework.tables import EngineTable
 
 Entry = MemoryEntry | DiskEntry
@@ -156,7 +157,7 @@ def require_room(needed: int, cache: str, limit: float) -> None:
         NotKept: the rows would not fit into memory, or into what the store may have of the disk.
     """
     if cache == "memory":
-        free = available_memory()
+        free = free_mb(torch.device("cpu")) * MIB
         if needed > free / 2:
             raise NotKept(f"it would take {needed / GB:.1f} GB, more than half of the {free / GB:.1f} GB that are free")
         return
@@ -165,14 +166,6 @@ def require_room(needed: int, cache: str, limit: float) -> None:
         raise NotKept(f"it would take {needed / GB:.1f} GB, and engine.cache_gb is {limit / GB:g}")
     if needed > 0.9 * free:
         raise NotKept(f"it would take {needed / GB:.1f} GB, and the disk of the store has {free / GB:.1f} GB free")
-
-
-def available_memory() -> int:
-    """Bytes of memory that are free on this machine."""
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, AttributeError):  # not on every system
-        return 4 * GB
 
 
 def free_disk(folder: Path) -> int:

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 MIB = 2**20
-CLEAR_REFS = Path("/proc/self/clear_refs")
+CLEAR_REFS, MEMORY = Path("/proc/self/clear_refs"), Path("/proc/meminfo")
+GUESSED_MB = 4096.0
 
 
 def synchronize(device: torch.device) -> None:
@@ -81,9 +82,21 @@ def peak_since_reset_mb(device: torch.device) -> float:
     return _status("VmHWM") if CLEAR_REFS.exists() else peak_rss_mb()
 
 
+def free_mb(device: torch.device) -> float:
+    """Memory that is left, in MiB: of the device, or of this machine; a guess where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] / MIB
+    return _size(MEMORY, "MemAvailable") if MEMORY.exists() else GUESSED_MB
+
+
 def _status(name: str) -> float:
     """A size of this process as Linux counts it, in MiB."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return _size(Path("/proc/self/status"), name)
+
+
+def _size(file: Path, name: str) -> float:
+    """A size in a table of Linux, whose unit is KiB, in MiB."""
+    lines = file.read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
 
 

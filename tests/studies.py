@@ -13,7 +13,8 @@ import numpy as np
 from framework.bench.as_json import as_json
 from framework.bench.costs import Costs, medians
 from framework.bench.laps import Cell, Lap
-from framework.bench.outcome import Outcome, Row
+from framework.bench.outcome import Outcome
+from framework.bench.rows import Row
 from framework.bench.statistics import cost_ratio
 
 MACHINE: dict[str, Any] = {

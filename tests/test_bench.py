@@ -223,7 +223,7 @@ def test_the_same_command_does_the_rest_and_no_more(stopped) -> None:
     assert "[lap 3/3] frozen: " in said
     assert "warming up" not in said, "libraries were read when it trained"
     left = sorted(path.name for path in (folder / "runs" / "which").iterdir())
-    assert left == ["bench.csv", "bench.json", "finals", "jobs.json", "laps", "recipes", "report.html",
+    assert left == ["bench.csv", "bench.json", "finals", "heats", "jobs.json", "recipes", "report.html",
                     "score-against-time.svg", "study.json", "trials"]  # fmt: skip
 
 

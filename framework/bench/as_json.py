@@ -12,7 +12,8 @@ from typing import Any
 import attrs
 
 from framework.bench.costs import TIME_PARTS, Costs
-from framework.bench.outcome import Outcome, Row, Scores
+from framework.bench.outcome import Outcome, Scores
+from framework.bench.rows import Row
 from framework.bench.statistics import Estimate
 
 

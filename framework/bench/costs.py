@@ -25,7 +25,7 @@ class Costs:
         start_up_s: until the network stands and is divided.
         features_s: the one pass over all images of training and validation; 0 where nothing is kept.
         epoch_s: a later epoch, its validation included.
-        step_s: the median step.
+        step_s: a step of a full batch, or of as many as are accumulated: the median over turns.
         parts_s: of a step, by `TIME_PARTS`.
         images_per_s: trained on.
         features_per_1000_s: the one pass, for 1,000 images.
@@ -65,30 +65,32 @@ def _of_whole(lap: Lap) -> Costs:
 
 def _of_steps(facts: Mapping[str, Any]) -> Costs:
     """From a few images to all of them: each cost grows with the images that it is paid for."""
-    images, few, step_s = facts["images"], facts["thinned"], statistics.median(facts["step_s"])
+    images, few, image_s = facts["images"], facts["thinned"], statistics.median(facts["image_s"])
     validate_s = facts["validate_s"] * images["val"] / few["val"]
     train_features_s = facts["features_s"] * images["train"] / few["train"]
     val_features_s = max(0.0, facts["first_validate_s"] - facts["validate_s"]) * images["val"] / few["val"]
     kept = bool(facts["partition"]["boundary"]) and not facts["partition"].get("not_kept")
     features_s = train_features_s + val_features_s if kept else train_features_s
-    epoch_s = facts["epoch_s"] * images["train"] / few["train"] + validate_s
+    epoch_s = facts["epoch_s"] + image_s * images["train"] + validate_s
     start_up_s = facts["start_up_s"] + facts["divide_s"]
     return Costs(
         total_s=start_up_s + features_s + facts["epochs"] * epoch_s,
         peak_mb=max(1.0, facts["peak_mb"] - facts["base_mb"]),
-        start_up_s=start_up_s, features_s=features_s, epoch_s=epoch_s, step_s=step_s, parts_s=facts["parts_s"],
-        images_per_s=facts["batch_size"] / step_s,
+        start_up_s=start_up_s, features_s=features_s, epoch_s=epoch_s,
+        step_s=facts["images_of_step"] * image_s, images_per_s=1 / image_s,
+        parts_s={name: facts["images_of_step"] * part for name, part in facts["image_parts_s"].items()},
         features_per_1000_s=1000 * facts["features_s"] / few["train"] if kept else None,
     )  # fmt: skip
 
 
-def repaid_in_epoch(divided: Sequence[Costs], plain: Sequence[Costs]) -> int | None:
+def repaid_in_epoch(pairs: Sequence[tuple[Costs, Costs]]) -> int | None:
     """The epoch in which the one pass is repaid, against the usual loop; None where it never is, or nobody knows.
 
-    The network must be divided, too, and the pass is an epoch's forward pass in any case.
+    Args:
+        pairs: of the divided network and of the usual loop, measured together.
     """
-    gains = [p.epoch_s - d.epoch_s for d, p in zip(divided, plain, strict=False) if d.epoch_s and p.epoch_s]
-    passes = [d.features_s for d in divided if d.features_s is not None]
+    gains = [plain.epoch_s - divided.epoch_s for divided, plain in pairs if divided.epoch_s and plain.epoch_s]
+    passes = [divided.features_s for divided, _ in pairs if divided.features_s is not None]
     if not gains or not passes or statistics.median(gains) <= 0:
         return None
     return max(1, math.ceil(statistics.median(passes) / statistics.median(gains)))

@@ -58,7 +58,9 @@ def method(keys: StudyKeys, trials: int) -> dict[str, str]:
         "intervals": f"{CONFIDENCE:.0%}: of costs from {ROUNDS_FOR_AN_INTERVAL} rounds on, by bootstrap over "
                      f"rounds; of scores from {SEEDS_FOR_AN_INTERVAL} seeds on, by Student's t; p-values after Holm",
         "timing": f"{keys.rounds} rounds, every cell in each, in a fresh process from an empty store; medians; ratios "
-                  "are paired by round; libraries were read and code compiled before the first",
+                  "are paired by round; libraries were read and code compiled before the first" + ("" if whole else
+                  "; the processes of a round measure in turns of a third of a second, every other time the other way "
+                  "round, and wait meanwhile"),
         "time": "of the whole process, start-up included" if whole else
                 "the loop on a few images, its first steps not counted; time to the end of training is worked out from "
                 "start-up, the one pass and an epoch, for the images and epochs of the whole run",

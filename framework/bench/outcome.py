@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 
-from framework.bench.costs import Costs, costs_of, medians, repaid_in_epoch, seconds_to_epoch
-from framework.bench.laps import AGAIN, Cell, Lap
-from framework.bench.statistics import (
-    CONFIDENCE,
-    Estimate,
-    accuracy_difference,
-    cost_ratio,
-    holm,
-    image_p_value,
-    verdict,
-)
+from framework.bench.laps import Cell, Lap
+from framework.bench.rows import Row, rows_and_noise
+from framework.bench.statistics import CONFIDENCE, Estimate, accuracy_difference, holm, image_p_value, verdict
 from framework.bench.study import StudyKeys
 from framework.bench.trained import Trained
 from framework.bench.tuning import Tuned
 
-PARTS = ("memory_mb", "flops")
-"""What a lap counts beside timing."""
-Found = Mapping[str, Mapping[int, Costs]]
-"""Cell -> round -> its costs."""
 SHARED_SETTINGS = "shared settings: compare cost, not accuracy"
 """What stands over scores for which no policy was tuned: one learning rate suits one of them best."""
 
@@ -67,42 +54,6 @@ class Scores:
         """The mean score over the seeds that were scored on a split; None where none was."""
         found = list(self.each.get(split, {}).values())
         return statistics.fmean(found) if found else None
-
-
-@attrs.frozen(eq=False)
-class Row:
-    """A cell's costs. What needs a lap is None where none was finished.
-
-    Attributes:
-        cell: what was timed.
-        laps: the rounds that were finished.
-        costs: of each of them; `median` over them.
-        policy_ratio, policy_memory: time and memory beside the first arm under the same engine setting.
-        engine_ratio: time beside the same arm under the first engine setting.
-        repaid: the epoch in which the one pass is repaid.
-        target_s: seconds to the target.
-        parts: what a step computes and keeps.
-        facts: of the first lap.
-        failed: how many laps failed; `reason` of the first.
-    """
-
-    cell: Cell
-    laps: Sequence[Lap]
-    costs: Sequence[Costs]
-    median: Costs | None
-    policy_ratio: Estimate | None
-    policy_memory: Estimate | None
-    engine_ratio: Estimate | None
-    repaid: int | None
-    target_s: float | None
-    parts: Mapping[str, Any]
-    failed: int
-    reason: str
-
-    @property
-    def facts(self) -> Mapping[str, Any]:
-        """What the first lap says."""
-        return self.laps[0].facts if self.laps else {}
 
 
 @attrs.frozen(eq=False)
@@ -146,12 +97,8 @@ def outcome_of(keys: StudyKeys, tuned: Sequence[Tuned], cells: Sequence[Cell], l
     target = _target(keys, tuned, higher)
     scores = _compared([_scores(one, metric, target, higher) for one in tuned], tuned, split)
     epochs = {one.arm: one.epoch_of_target for one in scores}
-    found = _found(cells, laps)
-    rows = [_row(cell, cells, found, laps, epochs.get(cell.arm)) for cell in cells]
-    return Outcome(scores, rows, _noise(found, cells[0].name), metric, higher, split, bool(tuned[0].trials), target)
-
-
-# ------------------------------------------------------------------------------------------------------ scores
+    rows, noise = rows_and_noise(cells, laps, epochs)
+    return Outcome(scores, rows, noise, metric, higher, split, bool(tuned[0].trials), target)
 
 
 def _target(keys: StudyKeys, tuned: Sequence[Tuned], higher: bool) -> float | None:
@@ -227,53 +174,3 @@ def _p_of_images(runs: Sequence[Trained], first: Sequence[Trained], split: str) 
     if not pairs or len({len(row) for pair in pairs for row in pair}) > 1:
         return None
     return image_p_value(np.array([a for a, _ in pairs]), np.array([b for _, b in pairs]))
-
-
-# ------------------------------------------------------------------------------------------------------- costs
-
-
-def _row(cell: Cell, cells: Sequence[Cell], found: Found, laps: Sequence[Lap], epoch: float | None) -> Row:
-    done = [lap for lap in laps if lap.cell == cell.name and not lap.reason]
-    failed = [lap for lap in laps if lap.cell == cell.name and lap.reason]
-    first = next(other for other in cells if other.engine == cell.engine or cell.recipe is None)
-    plain = next(other for other in cells if other.arm == cell.arm)
-    costs = list(found[cell.name].values())
-    median = medians(costs) if costs else None
-    both = sorted(found[cell.name].keys() & found[plain.name].keys())
-    pairs = [[found[of.name][number] for number in both] for of in (cell, plain)]
-    return Row(
-        cell, done, costs, median,
-        policy_ratio=_ratio(found, cell.name, first.name, "total_s"),
-        policy_memory=_ratio(found, cell.name, first.name, "peak_mb"),
-        engine_ratio=_ratio(found, cell.name, plain.name, "total_s"),
-        repaid=repaid_in_epoch(*pairs) if cell is not plain and _is_divided(done) else None,
-        target_s=seconds_to_epoch(median, math.ceil(epoch)) if median and epoch is not None else None,
-        parts={name: done[0].facts[name] for name in PARTS if name in done[0].facts} if done else {},
-        failed=len(failed), reason=failed[0].reason if failed else "",
-    )  # fmt: skip
-
-
-def _is_divided(laps: Sequence[Lap]) -> bool:
-    """Whether a pass over the images was paid for, which later epochs can repay."""
-    return bool(laps) and bool((laps[0].facts.get("partition") or {}).get("boundary"))
-
-
-def _found(cells: Sequence[Cell], laps: Sequence[Lap]) -> Found:
-    of = {cell.name: cell for cell in cells} | {cells[0].name + AGAIN: cells[0]}
-    return {name: {lap.round: costs_of(lap, cell) for lap in laps if lap.cell == name and not lap.reason}
-            for name, cell in of.items()}  # fmt: skip
-
-
-def _ratio(found: Found, name: str, other: str, cost: str) -> Estimate | None:
-    """Of a cost, over the rounds that both finished; None of a cell to itself, or where it is not known."""
-    if name == other:
-        return None
-    pairs = [(getattr(found[name][number], cost), getattr(found[other][number], cost))
-             for number in sorted(found[name].keys() & found[other].keys())]  # fmt: skip
-    known = [(mine, theirs) for mine, theirs in pairs if mine and theirs]
-    return cost_ratio([mine for mine, _ in known], [theirs for _, theirs in known]) if known else None
-
-
-def _noise(found: Found, name: str) -> dict[str, Estimate]:
-    ratios = {cost: _ratio(found, name + AGAIN, name, cost) for cost in ("total_s", "step_s", "peak_mb")}
-    return {cost: of for cost, of in ratios.items() if of is not None}

@@ -1,18 +1,16 @@
 """Probe: what one cell costs, measured in the process that this module is run in.
 
-    python -m framework.bench.probe RECIPE.toml RESULT.json BEGAN [count]
+    python -m framework.bench probe RECIPE.toml RESULT.json TURNS [count] BEGAN
 
-The real loop trains on a few images; BEGAN is when the process was started, by the system's monotonic clock.
+The real loop trains on a few images; BEGAN is when the process was started, by the system's monotonic clock. It says on
+its output when it waits for its turn, and measures when a line comes to its input.
 """
 
 from __future__ import annotations
 
 import gc
 import math
-import statistics
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,27 +20,25 @@ from torch import nn
 
 from framework.allocator import keeping_memory, returning_memory
 from framework.bench.parts import parts_of
-from framework.bench.steps import StepClock
+from framework.bench.stints import Turn, seconds, times_of_turns
+from framework.bench.turns import turns
 from framework.display import NullDisplay
 from framework.files import write_json
 from framework.formats import place
 from framework.index import Index, installed_index
-from framework.measure import peak_since_reset_mb, pick_device, reset_peak, resident_mb, synchronize
+from framework.measure import free_mb, peak_since_reset_mb, pick_device, reset_peak, resident_mb, synchronize
 from framework.recipe import Recipe, load_resolved
 from framework.results import parameter_counts
 from framework.running import Run
 from framework.runs import prepare_run
-from framework.train import train_epoch, validate
+from framework.train import validate
 
 IMAGES, BATCHES = 256, 4
 """Of each split: this many images, or so many batches where that is more."""
-WARM_UP = 2
-"""Steps that are not counted: the first also makes buffers and the optimizer's state."""
-SECONDS, EPOCHS = 1.5, 100
-"""Steps are measured for as long as this, whole and by parts in turn, and for so many epochs at most."""
+EPOCHS = 100
 
 
-def probe(recipe: Recipe, index: Index, began: float, count: bool) -> dict[str, Any]:
+def probe(recipe: Recipe, index: Index, began: float, count: bool, turn: Turn, turns: int) -> dict[str, Any]:
     """What a recipe costs under its first plan; from an empty store, unless somebody filled it.
 
     Args:
@@ -50,13 +46,14 @@ def probe(recipe: Recipe, index: Index, began: float, count: bool) -> dict[str, 
         index: the plugins.
         began: when the process was started, by `time.monotonic`.
         count: whether operations and memory of a step are counted, too.
+        turn, turns: as `times_of_turns` takes them.
 
     Returns:
         seconds: `start_up_s` (until the network stands), `divide_s`, `features_s` (the one pass over the thinned
-        training images), `step_s` (each step), `parts_s` (of a step), `epoch_s` (of training on the thinned images),
-        `first_validate_s` and `validate_s` (a later one); `base_mb` and `peak_mb` (resident, or of the device's
-        allocator; the base is what it takes when all is imported and nothing built); `thinned` and `images` by split;
-        `params`, `partition`, `epochs`, `batch_size`, `threads`, `device`; and what `parts_of` gives.
+        training images), `first_validate_s`, and what `times_of_turns` gives; `base_mb` and `peak_mb` (resident, or of
+        the device's allocator; the base is what it takes when all is imported and nothing built); `thinned` and
+        `images` by split; `params`, `partition`, `epochs`, `images_of_step`, `threads`, `device`; and what `parts_of`
+        gives.
     """
     device = pick_device(recipe.engine.device)
     with returning_memory(device):
@@ -69,13 +66,13 @@ def probe(recipe: Recipe, index: Index, began: float, count: bool) -> dict[str, 
     with keeping_memory(device):
         passes = recipe.train.epochs * sizes["train"] / len(run.parts.data.train)
         found["features_s"] = seconds(device, lambda: run.feed.follow(passes))
-        found |= times_of_steps(run)
-        found |= {name: seconds(device, lambda: validate(run)) for name in ("first_validate_s", "validate_s")}
+        found["first_validate_s"] = seconds(device, lambda: validate(run))
+        found |= times_of_turns(run, turn, turns)
         found["peak_mb"] = peak_since_reset_mb(device)
     return {
         **found, "images": sizes, "thinned": {"train": len(run.parts.data.train), "val": len(run.parts.data.val)},
         "params": parameter_counts(run.parts.network), "partition": run.feed.facts(),
-        "epochs": epochs_of(recipe, run), "batch_size": recipe.train.batch_size,
+        "epochs": epochs_of(recipe, run), "images_of_step": recipe.train.batch_size * recipe.train.accumulate,
         "threads": torch.get_num_threads(), "device": str(device), "memory_format": run.parts.memory_format,
     }  # fmt: skip
 
@@ -124,41 +121,15 @@ def use_libraries(device: torch.device) -> None:
     synchronize(device)
 
 
-def times_of_steps(run: Run) -> dict[str, Any]:
-    """Seconds of steps, of their parts, and of epochs, measured in turn."""
-    device, clock = run.parts.device, StepClock.of(run)
-    one_epoch(run, first=max(0, run.batches_per_epoch - WARM_UP * run.parts.recipe.train.accumulate))
-    clock.forget()
-    epochs: list[float] = []
-    while len(epochs) < EPOCHS // 2 and sum(epochs) < SECONDS:
-        clock.split = False
-        epochs.append(seconds(device, lambda: one_epoch(run)))
-        clock.split = True
-        one_epoch(run)
-    return {"step_s": clock.steps, "parts_s": clock.mean_parts(), "epoch_s": statistics.median(epochs)}
-
-
-def one_epoch(run: Run, first: int = 0) -> None:
-    """Trains an epoch from one of its batches on; the standing goes back, so that the first plan stays in force."""
-    run.standing.batch = first
-    train_epoch(run)
-    run.standing.batch, run.standing.step, run.standing.asked_at = 0, 0, 0
-
-
-def seconds(device: torch.device, work: Callable[[], Any]) -> float:
-    """How long some work takes."""
-    synchronize(device)
-    began = time.perf_counter()
-    work()
-    synchronize(device)
-    return time.perf_counter() - began
-
-
-def main(recipe: str, result: str, began: str, *count: str) -> None:
+def main(recipe: str, result: str, many: str, *count_and_began: str) -> int:
     """The process: reads the recipe, writes the result."""
-    index = installed_index()
-    write_json(Path(result), probe(load_resolved(Path(recipe), index), index, float(began), bool(count)))
+    *count, began = count_and_began
+    index, wait = installed_index(), turns()
+    loaded = load_resolved(Path(recipe), index)
+    device = pick_device(loaded.engine.device)
 
+    def turn() -> None:
+        wait(peak_since_reset_mb(device), free_mb(device))
 
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+    write_json(Path(result), probe(loaded, index, float(began), bool(count), turn, int(many)))
+    return 0

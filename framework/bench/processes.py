@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import attrs
 
@@ -42,9 +42,9 @@ class Ended:
         return reason_of(self.code, self.errors)
 
 
-def python(module: str, *arguments: str) -> list[str]:
-    """The command that runs a module in a Python like this one."""
-    return [sys.executable, "-m", module, *arguments]
+def process(module: str, *arguments: str) -> list[str]:
+    """The command that runs a module of this package in a process of its own."""
+    return [sys.executable, "-m", "framework.bench", module, *arguments]
 
 
 def run_process(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Ended:
@@ -60,14 +60,20 @@ def run_process(command: Sequence[str], environment: Mapping[str, str] | None = 
         except OSError as error:
             return Ended(127, 0.0, 0.0, "", f"error: cannot run {command[0]}: {error.strerror}")
         try:
-            _, status, usage = os.wait4(process.pid, 0)
+            peak_mb = wait_for(process)
         except KeyboardInterrupt:  # the terminal told the other, too
             process.wait()
             raise
         seconds = time.perf_counter() - began
-        process.returncode = os.waitstatus_to_exitcode(status)  # else Popen waits for a process that is gone
         require_uninterrupted(process.returncode)
-        return Ended(process.returncode, seconds, usage.ru_maxrss * KIB / 2**20, _text(out), _text(errors))
+        return Ended(process.returncode, seconds, peak_mb, text_of(out), text_of(errors))
+
+
+def wait_for(process: subprocess.Popen[Any]) -> float:
+    """Sees a process end, and gives its peak resident size, in MiB."""
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)  # else Popen waits for a process that is gone
+    return usage.ru_maxrss * KIB / 2**20
 
 
 def lines_of_process(command: Sequence[str]) -> Iterator[str]:
@@ -88,7 +94,7 @@ def lines_of_process(command: Sequence[str]) -> Iterator[str]:
         finally:
             process.stdout.close()
         require_uninterrupted(code)
-        yield reason_of(code, _text(errors))
+        yield reason_of(code, text_of(errors))
 
 
 def require_uninterrupted(code: int) -> None:
@@ -113,7 +119,8 @@ def reason_of(code: int, errors: str) -> str:
     return (mistakes or lines[-1:] or [f"ended with {code}"])[0]
 
 
-def _text(file: IO[bytes]) -> str:
+def text_of(file: IO[bytes]) -> str:
+    """What a process wrote into a file of its own."""
     file.seek(0)
     return file.read().decode(errors="replace")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +10,6 @@ import attrs
 import torch
 from torch import Tensor
 
-from framework.bench.costs import TIME_PARTS
 from framework.contracts import Split
 from framework.feed import Fed, Feed
 from framework.measure import synchronize
@@ -25,9 +23,9 @@ class StepClock:
 
     Attributes:
         device: waited for before each reading.
-        split: whether parts are read, each of which has to wait for the device; else whole steps alone.
-        steps: seconds of each step while parts were not read.
-        parts: seconds by part of each step while they were.
+        split: whether parts are read, for each of which an accelerator has to be waited for.
+        steps: seconds of each step, but for those in which that waiting is.
+        parts: seconds by part of each step while they were read.
     """
 
     device: torch.device
@@ -37,6 +35,11 @@ class StepClock:
     _now: dict[str, float] = attrs.field(factory=dict)
     _last: float = 0.0
     _is_moved: bool = False
+
+    @property
+    def waits(self) -> bool:
+        """Whether a reading has to wait, so that steps whose parts are read take longer."""
+        return self.device.type != "cpu"
 
     @classmethod
     def of(cls, run: Run) -> StepClock:
@@ -77,8 +80,8 @@ class StepClock:
         self._add("optimizer")
         if self.split:
             self.parts.append(self._now)
-        else:
-            self.steps.append(self._now["optimizer"])
+        if not self.split or not self.waits:
+            self.steps.append(sum(self._now.values()))
         self._now, self._is_moved = {}, False
 
     def _add(self, part: str) -> None:
@@ -88,15 +91,8 @@ class StepClock:
         self._last = now
 
     def forget(self) -> None:
-        """What was read so far was for warming up."""
+        """Begins to read anew."""
         self.steps, self.parts = [], []
-
-    def mean_parts(self) -> dict[str, float]:
-        """Seconds of each part: means over the middle half of all steps whose parts were read, so that they add up."""
-        ordered = sorted(self.parts, key=lambda parts: sum(parts.values()))
-        cut = (len(ordered) - 1) // 4
-        middle = ordered[cut : len(ordered) - cut]
-        return {part: statistics.fmean(step.get(part, 0.0) for step in middle) for part in TIME_PARTS}
 
 
 @attrs.frozen(eq=False)

@@ -1,6 +1,6 @@
 """Worker: trains a list of recipes in the process that this module is run in, one after another.
 
-    python -m framework.bench.worker JOBS.json
+    python -m framework.bench worker JOBS.json
 
 JOBS is a list of [recipe, run directory]. A line of JSON on standard output tells of each run that ended.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import TextIO
 
@@ -60,7 +59,3 @@ def main(jobs: str) -> int:
     except Interrupted as stopped:
         return stopped.exit_code
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import atexit
-import gc
 import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from framework.collector import ease_collector
 
 if TYPE_CHECKING:
     import click
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
-OBJECTS_BETWEEN_COLLECTIONS = 100_000
-"""Imports make two million objects and free none: looking through them at every 700th takes a seventh of start-up."""
 BUG = "this is a bug in fw-transfer or in a plugin: please report the text above with the recipe"
 
 
@@ -28,8 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         the exit code: 0 done; 2 the user can mend it; 3 an audit failed; 130 or 143 interrupted; 1 a bug.
     """
-    gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
-    atexit.register(gc.freeze)  # else the interpreter looks through all of them once more before it ends: a second
+    ease_collector()
     from framework.cli.app import app
 
     if "_FW_COMPLETE" in os.environ:

@@ -12,7 +12,8 @@ from framework.cli.display import counted
 if TYPE_CHECKING:
     from framework.bench.arms import Arm
     from framework.bench.laps import Lap
-    from framework.bench.outcome import Outcome, Row, Scores
+    from framework.bench.outcome import Outcome, Scores
+    from framework.bench.rows import Row
     from framework.bench.statistics import Estimate
     from framework.bench.study import StudyKeys
     from framework.bench.trained import Trained
@@ -42,7 +43,9 @@ class Progress:
 
     def lap(self, lap: Lap) -> None:
         """A cell was timed."""
-        self._say("lap", f"{lap.cell}: {(lap.reason and f'failed: {lap.reason}') or f'{lap.seconds:.1f} s'}")
+        image_s = lap.facts.get("image_s")
+        took = f"{1000 * statistics.median(image_s):.3g} ms an image" if image_s else f"{lap.seconds:.1f} s"
+        self._say("lap", f"{lap.cell}: {f'failed: {lap.reason}' if lap.reason else took}")
 
     def _say(self, kind: str, text: str) -> None:
         self.done[kind] += 1

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from framework.bench.costs import TIME_PARTS
-from framework.bench.outcome import Outcome, Row, Scores
+from framework.bench.outcome import Outcome, Scores
+from framework.bench.rows import Row
 from framework.bench.statistics import CONFIDENCE, Estimate
 from framework.report import charts
 from framework.report.charts import Axis, Marks, Series

@@ -8,7 +8,8 @@ from typing import Any
 
 import attrs
 
-from framework.bench.outcome import SHARED_SETTINGS, Outcome, Row, Scores
+from framework.bench.outcome import SHARED_SETTINGS, Outcome, Scores
+from framework.bench.rows import Row
 from framework.bench.statistics import SEEDS_FOR_AN_INTERVAL
 from framework.files import write_text
 from framework.report import study_charts

@@ -15,7 +15,7 @@ import framework
 REPO = Path(__file__).parents[2]
 FLOORS = (
     "component contracts hooks errors task streams signatures",
-    "tables shapes catalog index positions bind sources recipe display toml_text",
+    "tables shapes catalog index positions bind sources recipe display toml_text collector",
     "network layout freezing groups weights kinds tracing units files pictures capture costs marking cut division"
     " shared formats casting partition identity entries features lanes lean measure allocator",
     "assemble builder data schedule train checkpoint loader feed score splits mixing recalibrate running codec"

@@ -28,12 +28,12 @@ PARTS = {"data": 0.01, "forward": 0.03, "backward": 0.05, "optimizer": 0.01}
 def measured(step_s: float = 0.1, **changes: Any) -> dict[str, Any]:
     """What a probe says: 250 of 1,000 training and 50 of 200 validation images, batches of 10."""
     return {
-        "start_up_s": 2.0, "divide_s": 1.0, "features_s": 5.0, "step_s": [step_s, step_s, 100.0],
-        "parts_s": {name: step_s * share / 0.1 for name, share in PARTS.items()}, "epoch_s": 25 * step_s,
+        "start_up_s": 2.0, "divide_s": 1.0, "features_s": 5.0, "epoch_s": 0.0,
+        "image_s": [step_s / 10, step_s / 10, 10.0], "image_parts_s": {of: step_s * part for of, part in PARTS.items()},
         "first_validate_s": 1.5, "validate_s": 0.5, "base_mb": 400.0, "peak_mb": 700.0,
         "images": {"train": 1000, "val": 200}, "thinned": {"train": 250, "val": 50},
         "params": {"trainable": 1, "total": 4},
-        "partition": {"boundary": "layer3", "not_kept": None}, "epochs": 20, "batch_size": 10, **changes,
+        "partition": {"boundary": "layer3", "not_kept": None}, "epochs": 20, "images_of_step": 10, **changes,
     }  # fmt: skip
 
 
@@ -49,11 +49,11 @@ def steps_cost(**changes: Any) -> Costs:
 
 
 def test_a_few_steps_stand_for_the_whole_run() -> None:
-    costs = steps_cost()
+    costs = steps_cost(epoch_s=0.5)
     assert costs.start_up_s == 3.0
     assert costs.features_s == 5.0 * 4 + (1.5 - 0.5) * 4, "training images, and validation images at their first pass"
-    assert costs.epoch_s == 2.5 * 4 + 0.5 * 4
-    assert costs.total_s == 3.0 + 24.0 + 20 * 12.0
+    assert costs.epoch_s == 0.5 + 0.01 * 1000 + 0.5 * 4
+    assert costs.total_s == 3.0 + 24.0 + 20 * 12.5
     assert (costs.step_s, costs.images_per_s) == (0.1, 100.0)
     assert costs.features_per_1000_s == 20.0
     assert costs.peak_mb == 300.0
@@ -96,10 +96,11 @@ def test_a_whole_run_and_a_program_say_what_they_took() -> None:
         "epochs": 5,
         "images_per_s": 7,
     }
-    costs = costs_of(Lap("x", 0, "", 60.0, 900.0, facts), WHOLE)
+    costs = costs_of(Lap("x", 0, 0, "", 60.0, 900.0, facts), WHOLE)
     assert (costs.total_s, costs.peak_mb, costs.start_up_s, costs.features_s) == (60.0, 900.0, 3.0, 4.0)
     assert (costs.epoch_s, costs.step_s, costs.images_per_s) == (8.0, None, 7)
-    program = costs_of(Lap("x", 0, "", 50.0, 800.0, {"accuracy": 0.9}), Cell("x", "x", "", command=("x",), whole=True))
+    script = Cell("x", "x", "", command=("x",), whole=True)
+    program = costs_of(Lap("x", 0, 0, "", 50.0, 800.0, {"accuracy": 0.9}), script)
     assert program == Costs(total_s=50.0, peak_mb=800.0)
 
 
@@ -114,12 +115,12 @@ def timed(epoch_s: float | None, features_s: float | None = 0.0) -> Costs:
 def test_the_pass_is_repaid_in_the_epoch_in_which_the_gains_make_up_for_it(
     epoch_s: float, features_s: float, plain_s: float, epoch: int | None
 ) -> None:
-    assert repaid_in_epoch([timed(epoch_s, features_s)] * 2, [timed(plain_s)] * 2) == epoch
+    assert repaid_in_epoch([(timed(epoch_s, features_s), timed(plain_s))] * 2) == epoch
 
 
 def test_what_nobody_knows_is_never_repaid() -> None:
-    assert repaid_in_epoch([], []) is None
-    assert repaid_in_epoch([timed(None, None)], [timed(12.0)]) is None
+    assert repaid_in_epoch([]) is None
+    assert repaid_in_epoch([(timed(None, None), timed(12.0))]) is None
 
 
 def test_time_to_an_epoch_has_start_up_and_pass_in_it() -> None:
@@ -154,7 +155,7 @@ STEP_S = {
 def laps(rounds: int = 3, failed: tuple[tuple[str, int], ...] = (), drift: float = 2.0) -> list[Lap]:
     """Rounds in which the machine is slower by `drift` each time: only ratios within a round say anything."""
     return [
-        Lap(name, number, "killed") if (name, number) in failed
+        Lap(name, number, reason="killed") if (name, number) in failed
         else Lap(name, number, facts={**measured(step_s * drift**number, start_up_s=0.0, divide_s=0.0, features_s=0.0,
                                                  first_validate_s=0.0, validate_s=0.0)})
         for number in range(rounds) for name, step_s in STEP_S.items()
@@ -315,9 +316,23 @@ def test_a_program_is_compared_with_the_first_cell_and_has_no_steps(tmp_path: Pa
     }
     cells = [WHOLE, Cell("script", "script", "", command=("python", "x.py"), whole=True)]
     of = {WHOLE.name: (50.0, facts), WHOLE.name + AGAIN: (50.0, facts), "script": (75.0, {"accuracy": 0.9})}
-    found = [Lap(name, n, "", seconds, 900.0, said) for n in range(2) for name, (seconds, said) in of.items()]
+    found = [Lap(name, n, 0, "", seconds, 900.0, said) for n in range(2) for name, (seconds, said) in of.items()]
     arm = tuned("full", [final(tmp_path, "full", 0, [0.6], None)])
     row = outcome_of(KEYS, [arm], cells, found).rows[1]
     assert (row.policy_ratio.value, row.engine_ratio, row.repaid, row.target_s) == (1.5, None, None, None)
     assert row.median.step_s is None
     assert row.facts["accuracy"] == 0.9
+
+
+def test_ratios_are_of_one_heat_and_where_there_is_none_of_one_round(tmp_path: Path) -> None:
+    """In the second heat the machine is four times slower; the usual loop of the second arm was in the first one."""
+
+    def lap(name: str, heat: int, step_s: float) -> Lap:
+        return Lap(name, 0, heat, facts=measured(step_s, start_up_s=0.0, divide_s=0.0, features_s=0.0,
+                                                 first_validate_s=0.0, validate_s=0.0))  # fmt: skip
+
+    found = [lap("full / plain", 0, 0.4), lap("frozen / plain", 0, 0.2), lap("full / plain", 1, 1.6),
+             lap("full / auto", 1, 1.6), lap("frozen / auto", 1, 0.4)]  # fmt: skip
+    outcome = study(tmp_path, found)
+    assert ratios(outcome)["full / auto"] == (None, 1.0)
+    assert ratios(outcome)["frozen / auto"] == (0.25, 2.0)

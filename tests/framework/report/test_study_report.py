@@ -15,7 +15,8 @@ from pages import HOSTILE, Page, in_a_browser, opened_in, require_harmless
 
 from framework.bench.costs import TIME_PARTS, Costs, medians
 from framework.bench.laps import Cell, Lap
-from framework.bench.outcome import SHARED_SETTINGS, Outcome, Row, Scores
+from framework.bench.outcome import SHARED_SETTINGS, Outcome, Scores
+from framework.bench.rows import Row
 from framework.bench.statistics import Estimate, accuracy_difference, cost_ratio
 from framework.report import charts, estimates, study_charts, study_report
 from framework.report.study_report import write_study_report
