@@ -216,8 +216,7 @@ def _build(phase: Phase, optimizer: Optimizer, span: Span) -> Scheduler:
 
 def _reset(group: dict[str, Any], defaults: dict[str, Any]) -> None:
     group["lr"] = group["base_lr"]
-    if "initial_lr" in group:  # a scheduler takes its base rates from here where an earlier one left them
-        group["initial_lr"] = group["base_lr"]
+    group.pop("initial_lr", None)  # left by an earlier scheduler, from which the next would take its first rates
     group.update({name: defaults[name] for name in MOVED if name in group and name in defaults})
 
 

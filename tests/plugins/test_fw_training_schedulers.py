@@ -123,7 +123,9 @@ def test_a_phase_runs_as_it_would_alone(name: str) -> None:
     one_cycle = (config_of("torch/OneCycleLR"), SchedulerKeys(epochs=2))
     both = build(optimizer, one_cycle, (config_of(name), SchedulerKeys()))
     rest = build_schedule([Phase(config_of(name))], alone, STEPS_PER_EPOCH, EPOCHS - 2)
-    rates = list(drive(optimizer, both))[2 * STEPS_PER_EPOCH :]
+    driven = list(drive(optimizer, both))
+    before, rates = driven[2 * STEPS_PER_EPOCH - 1], driven[2 * STEPS_PER_EPOCH :]
+    assert [(group["lr"], group["momentum"]) for group in alone.param_groups] == before, "what its first step takes"
     metrics = iter(METRICS[2:])
     for step, seen in enumerate(rates, start=1):
         rest.after_step(fw.Progress(0, step, 0, 0))
