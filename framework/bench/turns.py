@@ -59,11 +59,11 @@ def take_turns(entrants: Sequence[Entrant]) -> list[Ended]:
             if len(processes) > 1 and not _has_room(processes):
                 break
         order = list(processes)
-        while any(process.is_waiting for process in order):
+        while not all(process.ended for process in order):
             for process in order:
                 process.give_turn()
             order.reverse()
-        return [process.ended() for process in processes]
+        return [process.ended for process in processes if process.ended]
 
 
 @contextmanager
@@ -79,14 +79,20 @@ def _processes() -> Iterator[list[_Process]]:
 
 @attrs.define(eq=False)
 class _Process:
-    """One that was started; `peak_mb` and `free_mb` are what it said when it last began to wait."""
+    """One that was started.
+
+    Attributes:
+        popen, errors, began: the process, what it writes to standard error, and when it was started.
+        peak_mb, free_mb: what it said when it last began to wait.
+        ended: how it ended; None while it waits for a turn.
+    """
 
     popen: subprocess.Popen[str]
     errors: IO[bytes]
     began: float
-    is_waiting: bool = False
     peak_mb: float = 0.0
     free_mb: float = 0.0
+    ended: Ended | None = None
 
     @classmethod
     def start(cls, entrant: Entrant) -> _Process:
@@ -100,7 +106,7 @@ class _Process:
 
     def give_turn(self) -> None:
         """Has it measure, where it waits for that; goes on when it waits again, or has ended."""
-        if not self.is_waiting:
+        if self.ended:
             return
         assert self.popen.stdin is not None
         with suppress(BrokenPipeError):  # it was killed while it waited
@@ -111,16 +117,13 @@ class _Process:
     def _listen(self) -> None:
         assert self.popen.stdout is not None
         line = self.popen.stdout.readline()
-        self.is_waiting = line.startswith(WAITS)
-        if self.is_waiting:
+        if line.startswith(WAITS):
             self.peak_mb, self.free_mb = json.loads(line.removeprefix(WAITS))
-        else:  # the next one's turn begins when this one has left, and not while it clears up
-            self.peak_mb = wait_for(self.popen)
-            require_uninterrupted(self.popen.returncode)
-
-    def ended(self) -> Ended:
-        """How it ended."""
-        return Ended(self.popen.returncode, time.monotonic() - self.began, self.peak_mb, "", text_of(self.errors))
+            return
+        peak_mb = wait_for(self.popen)  # the next one's turn begins when this one has left, not while it clears up
+        require_uninterrupted(self.popen.returncode)
+        seconds = time.monotonic() - self.began
+        self.ended = Ended(self.popen.returncode, seconds, peak_mb, "", text_of(self.errors))
 
     def close(self) -> None:
         """Sees it end: one that waits reads from the end of its input that nobody gives turns any more."""
@@ -133,7 +136,9 @@ class _Process:
 
 
 def _has_room(processes: Sequence[_Process]) -> bool:
-    return processes[-1].free_mb > ROOM * max(process.peak_mb for process in processes)
+    """Whether memory holds one more, by what the one that began to wait last found free: the others have left."""
+    waiting = [process for process in processes if not process.ended]
+    return not waiting or waiting[-1].free_mb > ROOM * max(process.peak_mb for process in waiting)
 
 
 # -------------------------------------------------------------------------------------------- who takes the turns

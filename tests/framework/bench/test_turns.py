@@ -93,6 +93,13 @@ def test_the_largest_one_so_far_says_how_much_room_the_next_one_needs(entrant) -
     assert len(ended) == 2
 
 
+def test_one_that_failed_leaves_its_room_to_the_others(entrant) -> None:
+    ended = take_turns(
+        [entrant("a", "wait(100.0, 1000.0)"), entrant("b", "sys.exit(1)"), entrant("c", "1"), entrant("d")]
+    )
+    assert [one.code for one in ended] == [0, 1, 0, 0]
+
+
 def test_an_interruption_is_no_result_and_leaves_no_process(entrant) -> None:
     stopped = "wait(1.0, 1000.0)\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(60)"
     waits = "say(os.getpid())\nwait(1.0, 1000.0)\nwait(1.0, 1000.0)\nsay('went on')"
