@@ -35,7 +35,8 @@ from framework.train import validate
 
 IMAGES, BATCHES = 256, 4
 """Of each split: this many images, or so many batches where that is more."""
-EPOCHS = 100
+EPOCHS = 100_000
+"""More than a lap has, so that a scheduler moves at each of its steps, as it does in a run."""
 
 
 def probe(recipe: Recipe, index: Index, began: float, count: bool, turn: Turn, turns: int) -> dict[str, Any]:
