@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 
 from framework.bench.arms import slug
-from framework.bench.processes import Ended, process, run_process, write_once
+from framework.bench.processes import Ended, command_of, run_process, write_once
 from framework.bench.statistics import ROUNDS_FOR_AN_INTERVAL
 from framework.bench.turns import Entrant, take_turns
 from framework.files import write_json
@@ -159,7 +159,7 @@ def _probe(entry: Entry, number: int, folder: Path, turns: int) -> Entrant:
     count = [] if number or entry.name != entry.cell.name else ["count"]  # the same in every lap
     work = folder / "lap" / slug(entry.name)
     work.mkdir()
-    command = process("probe", str(recipe_file(entry.cell, folder)), str(work / RESULT), str(turns), *count)
+    command = command_of("probe", str(recipe_file(entry.cell, folder)), str(work / RESULT), str(turns), *count)
     return Entrant(command, {"FW_CACHE_DIR": str(work / "cache")})
 
 

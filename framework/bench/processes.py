@@ -42,7 +42,7 @@ class Ended:
         return reason_of(self.code, self.errors)
 
 
-def process(module: str, *arguments: str) -> list[str]:
+def command_of(module: str, *arguments: str) -> list[str]:
     """The command that runs a module of this package in a process of its own."""
     return [sys.executable, "-m", "framework.bench", module, *arguments]
 

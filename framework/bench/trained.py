@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 
 from framework.bench.arms import Arm
-from framework.bench.processes import lines_of_process, process, write_once
+from framework.bench.processes import command_of, lines_of_process, write_once
 from framework.files import write_json
 from framework.rundir import SUMMARY
 
@@ -110,7 +110,7 @@ def _train_some(jobs: Sequence[Job], folder: Path) -> Iterator[Job]:
     ]
     write_json(folder / "jobs.json", [[file, str(job.folder)] for file, job in zip(files, jobs, strict=True)])
     waiting = list(jobs)
-    for line in lines_of_process(process("worker", str(folder / "jobs.json"))):
+    for line in lines_of_process(command_of("worker", str(folder / "jobs.json"))):
         reason = json.loads(line)["reason"] if line.startswith("{") else line
         if not waiting or not (reason or line):
             continue
