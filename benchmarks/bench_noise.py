@@ -1,14 +1,17 @@
 """What `fw bench` makes of a cell beside itself, and what `fw compare` makes of one that was slowed on purpose.
 
-    pytest -n 0 -s benchmarks/bench_noise.py --benchmark-json=noise.json     # most of an hour, nothing else running
+    pytest -n 0 -s benchmarks/bench_noise.py --benchmark-json=noise.json     # 80 minutes, nothing else running
 
 Each repeat is a study of its own, of one cell, which is timed twice in each of its rounds. The interval of the ratio of
 the two should hold 1, whatever the machine does meanwhile, and a study beside the next one should be no change. A cell
-slowed on purpose has a loss that sleeps for a tenth of the median step; beside each of the studies it should be found.
+slowed on purpose has a loss that sleeps for a tenth of the median step. It is studied between every other two repeats,
+and should be found beside both. FW_NOISE_REPEATS asks for fewer repeats than 20.
 """
 
 from __future__ import annotations
 
+import itertools
+import os
 import statistics
 import sys
 from pathlib import Path
@@ -19,7 +22,7 @@ import pytest
 from peers import contest
 
 pytestmark = pytest.mark.timeout(0)
-REPEATS = 1 if contest.SHORT else 20
+REPEATS = 1 if contest.SHORT else int(os.environ.get("FW_NOISE_REPEATS", "20"))
 ROUNDS = 6
 CELL = {
     "data.use": "random", "data.images": 400, "data.size": 36, "data.split_seed": 0, "loss.use": "slowed",
@@ -108,17 +111,35 @@ def figures(of: Any, costs: tuple[list[Any], list[Any]]) -> Any:
     return Figures(Path("noise.json"), {("noise", of.name): measured}, {}, {}, {}, noise, {}, True)
 
 
-def test_noise(benchmark, slowed: None, tmp_path: Path) -> None:
+def verdicts(plain: Any, studies: list[Any], late: Any, slowed_ones: list[Any]) -> dict[str, list[str]]:
+    """What `fw compare` says of each study and the next one, and of each slowed one beside those around it."""
     from framework.bench.compare import compare
+
+    def verdict(before: Any, after: Any) -> str:
+        return compare(before, after, 0.05).verdict
+
+    found = [figures(plain, costs) for costs in studies]
+    slowed_found = [figures(late, costs) for costs in slowed_ones]
+    return {
+        "unchanged": [verdict(*pair) for pair in itertools.pairwise(found)],
+        "slowed": [verdict(of, slow) for number, slow in enumerate(slowed_found) for of in found[2 * number :][:2]],
+    }
+
+
+def test_noise(benchmark, slowed: None, tmp_path: Path) -> None:
     from framework.bench.machine import machine
 
-    plain, studies = cell(0.0), []
+    plain = cell(0.0)
     step = statistics.median(one.step_s for one in study(plain, tmp_path / "rehearsal", rounds=1)[0])
     late = cell(step / 10)
-    slow = study(late, tmp_path / "slowed")
+    studies: list[Any] = []
+    slowed_ones: list[Any] = []
 
     def all_repeats() -> None:
-        studies.extend(study(plain, tmp_path / f"study-{number}") for number in range(REPEATS))
+        for number in range(REPEATS):
+            studies.append(study(plain, tmp_path / f"study-{number}"))
+            if number % 2 == 0:
+                slowed_ones.append(study(late, tmp_path / f"slowed-{number}"))
 
     benchmark.pedantic(all_repeats, rounds=1)
     found: dict[str, Any] = {}
@@ -128,11 +149,7 @@ def test_noise(benchmark, slowed: None, tmp_path: Path) -> None:
             "holds_1": sum(of.low <= 1 <= of.high for of in ratios), "of": len(ratios),
             "median_half_width": round(statistics.median(of.half_width for of in ratios), 4),
         }  # fmt: skip
-    told = {"unchanged": [], "slowed": []}
-    for number, before in enumerate(studies):
-        following = studies[(number + 1) % len(studies)]
-        told["unchanged"].append(compare(figures(plain, before), figures(plain, following), 0.05).verdict)
-        told["slowed"].append(compare(figures(plain, before), figures(late, slow), 0.05).verdict)
+    told = verdicts(plain, studies, late, slowed_ones)
     counts = {side: {verdict: given.count(verdict) for verdict in sorted(set(given))} for side, given in told.items()}
     benchmark.extra_info.update(beside_itself=found, compare=counts, step_s=step, rounds=ROUNDS, machine=machine())
     print(f"\n{found}\n{counts}\nstep {1000 * step:.2f} ms")

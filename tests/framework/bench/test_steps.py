@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +14,10 @@ from torch import Tensor, nn
 
 from framework.bench.memory import PARTS, Block, in_use_at_peak
 from framework.bench.parts import counting, flops_of, parts_of
+from framework.bench.processes import command_of
 from framework.bench.steps import StepClock
 from framework.bench.stints import stint, times_of_turns, train_last
+from framework.bench.turns import Entrant, take_turns
 from framework.display import NullDisplay
 from framework.index import Index
 from framework.recipe import load_recipe
@@ -276,10 +275,9 @@ def probed(folder: Path, **keys: Any) -> dict[str, Any]:
     """What the probe says of ResNet-18, in a process of its own."""
     recipe, result = folder / "recipe.toml", folder / "result.json"
     recipe.write_text(PROBE.format(**{"size": 224, "policy": "full", "batch": 16, "optimizer": "SGD", **keys}))
-    command = ["framework.bench", "probe", str(recipe), str(result), "4", "count", str(time.monotonic())]
-    done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, check=False,
-                          env={name: value for name, value in os.environ.items() if "MALLOC" not in name})  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    command = command_of("probe", str(recipe), str(result), "4", "count")
+    [ended] = take_turns([Entrant(command, {})])
+    assert not ended.reason, ended.errors
     found: dict[str, Any] = json.loads(result.read_text())
     return found
 
