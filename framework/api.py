@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,7 @@ class RunResult(Mapping[str, Any]):
 
 def run(
     recipe: str | Path, overrides: Mapping[str, Any] | None = None, *, out: str | Path | None = None,
-    overwrite: bool = False, display: Display | None = None,
+    overwrite: bool = False, display: Display | None = None, plugins: Iterable[str | Path] = (),
 ) -> RunResult:  # fmt: skip
     """Trains a recipe: `fw.run("lite0_frozen", {"data.root": "photos"})`.
 
@@ -91,18 +91,19 @@ def run(
         out: the run directory; `runs/<name>` if absent.
         overwrite: whether an earlier run in it may be replaced.
         display: told how it goes; silent if absent.
+        plugins: files of plugins that are not installed; those that the recipe names must be among them.
 
     Raises:
         FwError: whatever a user can mend.
     """
-    index = installed_index()
+    index = installed_index().including_files(plugins)
     checked = load_recipe(recipe, index, overrides or {})
     return RunResult(start_run(checked, index, Path(out) if out else None, overwrite, display or NullDisplay()))
 
 
 def run_each(
     recipe: str | Path, variants: Mapping[str, Mapping[str, Any]], *, out: str | Path, overwrite: bool = False,
-    display: Display | None = None,
+    display: Display | None = None, plugins: Iterable[str | Path] = (),
 ) -> Iterator[RunResult]:  # fmt: skip
     """Trains variants of a recipe one after another, and gives each result when it is there.
 
@@ -116,11 +117,12 @@ def run_each(
         out: the folder of the run directories, which are called as the variants are.
         overwrite: whether earlier runs there may be replaced.
         display: told how it goes; silent if absent.
+        plugins: files of plugins that are not installed, as `run` takes them.
 
     Raises:
         FwError: whatever a user can mend; before the first run where it is in the recipe or a variant.
     """
-    index, shared = installed_index(), Shared()
+    index, shared = installed_index().including_files(plugins), Shared()
     checked = {name: load_recipe(recipe, index, overrides) for name, overrides in variants.items()}
     for name in checked:
         require_free(Path(out) / name, overwrite)
@@ -134,17 +136,19 @@ def run_each(
     return results()
 
 
-def load(folder: str | Path, device: str = "auto") -> Trained:
+def load(folder: str | Path, device: str = "auto", plugins: Iterable[str | Path] = ()) -> Trained:
     """The model of a finished run, with its transform and classes: `fw.load("runs/x").predict(["a.png"])`.
 
     Args:
         folder: the run directory.
         device: where to put it, whatever it was trained on: auto, cpu, cuda, cuda:1, mps.
+        plugins: files of plugins that are not installed, as `run` takes them.
 
     Raises:
         FwError: no finished run is there, its model is damaged, or the device is not there.
     """
-    return read_trained(Path(folder), installed_index(), [f"engine.device={device}"])[2]
+    index = installed_index().including_files(plugins)
+    return read_trained(Path(folder), index, [f"engine.device={device}"])[2]
 
 
 class Frozen:

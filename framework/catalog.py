@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import inspect
+import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
@@ -14,11 +19,14 @@ import pluggy
 from framework.component import Component, Family, source_place
 from framework.errors import FwError, did_you_mean
 from framework.hooks import (
+    CONTRACT,
     ENTRY_POINTS,
     KINDS,
+    OLDEST_CONTRACT,
     PROJECT,
     RUN_HOOKS,
     ComponentHooks,
+    PluginHooks,
     RunHooks,
 )
 
@@ -26,7 +34,9 @@ if TYPE_CHECKING:
     from importlib.metadata import Distribution
 
 T = TypeVar("T")
-HOOK_NAMES = (*(kind.hook for kind in KINDS), *RUN_HOOKS)
+LOCAL = "local file"
+"""Stands for the distribution of a plugin that is a file."""
+HOOK_NAMES = (*(kind.hook for kind in KINDS), *RUN_HOOKS, "fw_contract")
 
 
 @attrs.frozen
@@ -35,10 +45,11 @@ class PluginSource:
 
     Attributes:
         name: the entry point's name.
-        distribution, version: the installed package that brings it.
+        distribution, version: the installed package that brings it; of a file of somebody's own its SHA-256.
         module: the module (or `module:object`) that the entry point names.
         load: imports it and gives the object that carries the hooks.
         requires: the requirements of its distribution.
+        file: where it is no installed package, but a file.
     """
 
     name: str
@@ -47,6 +58,23 @@ class PluginSource:
     module: str
     load: Callable[[], object]
     requires: tuple[str, ...] = ()
+    file: Path | None = None
+
+    @classmethod
+    def of_file(cls, file: str | Path) -> PluginSource:
+        """The source of a plugin that is a Python file.
+
+        Raises:
+            FwError: it is none, or cannot be read.
+        """
+        path = Path(file).expanduser().resolve()
+        if path.suffix != ".py":
+            raise FwError(f"the plugin {str(file)!r} is no Python file", "a plugin in a file is called NAME.py")
+        try:
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise FwError(f"cannot read the plugin {str(file)!r}: {error.strerror}") from None
+        return cls(path.stem, LOCAL, digest, str(path), partial(_import_file, path, digest), file=path)
 
     @classmethod
     def of(cls, plugin: object, name: str, distribution: str = "local") -> PluginSource:
@@ -56,7 +84,7 @@ class PluginSource:
     @property
     def label(self) -> str:
         """How messages call it: `fw_timm (fw-transfer 0.1.0)`."""
-        return f"{self.name} ({self.distribution} {self.version})"
+        return f"{self.name} ({self.file or f'{self.distribution} {self.version}'})"
 
 
 class BrokenPlugin(Exception):
@@ -130,12 +158,50 @@ def load_plugin(source: PluginSource) -> LoadedPlugin:
         MisspeltHook: it implements a hook that does not exist.
     """
     plugin = guarded(source.load)
+    _require_our_contract(plugin)
     manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(PluginHooks)
     manager.add_hookspecs(ComponentHooks)
     manager.add_hookspecs(RunHooks)
     _refuse_misspelt(source, plugin, manager)
     guarded(lambda: manager.register(plugin, name=source.name))
     return LoadedPlugin(source, manager)
+
+
+def _require_our_contract(plugin: object) -> None:
+    """First of all, since a plugin for another version may have hooks that this one does not know.
+
+    Raises:
+        BrokenPlugin: it was written for a version that is not supported.
+    """
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(PluginHooks)
+    guarded(lambda: manager.register(plugin))
+    written_for = guarded(manager.hook.fw_contract)
+    if written_for is None or written_for in range(OLDEST_CONTRACT, CONTRACT + 1):
+        return
+    ours = f"this fw-transfer has {CONTRACT}"
+    ours += f" and takes {OLDEST_CONTRACT} on" if OLDEST_CONTRACT < CONTRACT else ""
+    older = isinstance(written_for, int) and written_for < OLDEST_CONTRACT
+    mend = "upgrade the plugin" if older else "upgrade fw-transfer"
+    raise BrokenPlugin(f"it was written for version {written_for!r} of the plugin contract, {ours}: {mend}")
+
+
+def _import_file(path: Path, digest: str) -> ModuleType:
+    """The module that a file holds; under a name of its own, so that it stands for no installed one."""
+    name = f"{path.stem}_{digest[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
 
 
 def _refuse_misspelt(source: PluginSource, plugin: object, manager: pluggy.PluginManager) -> None:

@@ -10,6 +10,10 @@ import pluggy
 
 from framework.component import Component, Family
 
+CONTRACT = 1
+"""The version of what the framework and plugins promise each other; the guide in `plugins/README.md` says when it grows."""
+OLDEST_CONTRACT = 1
+"""Plugins written for this version still work."""
 PROJECT = "framework"
 ENTRY_POINTS = "framework.plugins"
 
@@ -43,6 +47,18 @@ KINDS = (
 )
 KIND_OF_TABLE = {kind.table: kind for kind in KINDS}
 KIND_OF_REGISTRY = {kind.registry: kind for kind in KINDS}
+
+
+class PluginHooks:
+    """What a plugin says of itself."""
+
+    @hookspec(firstresult=True)
+    def fw_contract(self) -> int:
+        """The version of the contract that the plugin was written for: 1. One that does not say is taken as it is.
+
+        A plugin for a version that is not supported is broken: its other hooks are not called.
+        """
+        return CONTRACT
 
 
 class ComponentHooks:
@@ -117,11 +133,14 @@ class ComponentHooks:
 
 
 class RunHooks:
-    """Hooks that watch a run. They get facts to read; one that raises is reported and never fails the run."""
+    """Hooks that watch a run. They get facts to read; one that raises is reported and never fails the run.
+
+    Among the facts of each is `run_dir`, the run directory as a string.
+    """
 
     @hookspec
     def fw_run_started(self, facts: Facts) -> None:
-        """After assembly, before the first step. Facts: `name`, `run_dir`, `recipe`, `classes`, `steps`, `epochs`."""
+        """After assembly, before the first step. Facts: `name`, `recipe`, `classes`, `steps`, `epochs`."""
 
     @hookspec
     def fw_epoch_ended(self, facts: Facts) -> None:
@@ -137,7 +156,7 @@ class RunHooks:
 
     @hookspec
     def fw_run_ended(self, facts: Facts) -> None:
-        """After the summary is on disk. Facts: `status`, `summary`, `run_dir`."""
+        """After the summary is on disk. Facts: `status`, `summary`."""
 
 
 RUN_HOOKS = ("fw_run_started", "fw_epoch_ended", "fw_plan_changed", "fw_checkpoint_written", "fw_run_ended")

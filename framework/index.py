@@ -108,6 +108,40 @@ class Index:
         """The card of one name, or None."""
         return self._by_name.get((registry, name))
 
+    def including(self, sources: Iterable[PluginSource]) -> Index:
+        """This index with further plugins, read from them directly; one that is in it already is left out.
+
+        Raises:
+            FwError: an installed plugin has the name of another one.
+        """
+        known = {record.source.name: record.source for record in self.plugins}
+        new = []
+        for source in sources:
+            other = known.setdefault(source.name, source)
+            if other is source:
+                new.append(source)
+            elif other.module != source.module:
+                raise FwError(f"two plugins are called {source.name!r}: {other.label} and {source.label}",
+                              "give the file another name")  # fmt: skip
+        return attrs.evolve(self, plugins=(*self.plugins, *map(_record, new)))
+
+    def including_files(self, files: Iterable[str | Path]) -> Index:
+        """This index with plugins that are files of somebody's own, whose code is run.
+
+        Raises:
+            FwError: a file is no plugin, is broken, or has the name of another one.
+        """
+        found = self.including(PluginSource.of_file(file) for file in files)
+        for record in found.broken:
+            if record.source.file is not None:
+                raise FwError(f"plugin {record.source.label} is broken: {record.fault}")
+        return found
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The plugins that are files of somebody's own."""
+        return tuple(record.source.file for record in self.plugins if record.source.file is not None)
+
     @property
     def broken(self) -> tuple[PluginRecord, ...]:
         """The plugins that cannot be used."""
@@ -279,6 +313,9 @@ def _normal(distribution: str) -> str:
 def plugin_file(source: PluginSource) -> Path | None:
     """The file of the package that holds a plugin, found without importing it."""
     from importlib.util import find_spec
+
+    if source.file is not None:
+        return source.file
 
     try:
         spec = find_spec(source.module.partition(":")[0].partition(".")[0])

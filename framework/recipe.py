@@ -33,6 +33,7 @@ class TopKeys:
     name: str = key("", "the run's name; absent: the file's")
     seed: Count = key(0, "every random draw of the run is a function of it")
     doc: str = key("", "what the recipe is for")
+    plugins: tuple[Path, ...] = key((), "plugins in files of one's own, whose code is run: --allow-local-plugins")
 
 
 @attrs.frozen
@@ -59,7 +60,7 @@ class Recipe:
     """Everything that a run depends on.
 
     Attributes:
-        name, seed, doc: the keys above the tables.
+        name, seed, doc, plugins: the keys above the tables; every plugin file that it was checked with.
         train, engine: the core's tables.
         parts: table name -> component table, for those of which there is one; `transform.train` and
             `transform.eval` among them.
@@ -75,6 +76,7 @@ class Recipe:
     parts: Mapping[str, Table]
     schedulers: tuple[Table, ...]
     metrics: tuple[Table, ...]
+    plugins: tuple[Path, ...] = ()
 
     def resolved(self) -> dict[str, Any]:
         """Every key with its value, absent ones left out, in the order of a recipe."""
@@ -83,6 +85,7 @@ class Recipe:
             "name": self.name,
             "seed": self.seed,
             **({"doc": self.doc} if self.doc else {}),
+            **({"plugins": to_plain(self.plugins)} if self.plugins else {}),
             **{name: self.parts[name].plain() for name in ("data",)},
             "transform": transforms,
             **{name: self.parts[name].plain() for name in ONE_OF_EACH if name != "data"},
@@ -124,6 +127,23 @@ def load_recipe(
     return check(document, index)
 
 
+def plugin_files(document: Document) -> tuple[Path, ...]:
+    """The plugin files that a document names; none where it names them wrongly, which `check` complains of.
+
+    Raises:
+        RecipeError: one is not there.
+    """
+    bound, _ = bind(TopKeys, {"plugins": document.tables.get("plugins", [])}, (), document.origin)
+    files: tuple[Path, ...] = bound.plugins if bound else ()
+    missing = [
+        Problem(f"there is no plugin {file}", document.origin(("plugins", position), False))
+        for position, file in enumerate(files) if not file.is_file()
+    ]  # fmt: skip
+    if missing:
+        raise RecipeError(missing)
+    return files
+
+
 def is_study(document: Document) -> bool:
     """Whether a document says what recipes are compared, rather than what is trained."""
     return "study" in document.tables
@@ -159,6 +179,7 @@ class _Checker:
         tables = self.document.tables
         top = self._bind(TopKeys, {k: v for k, v in tables.items() if k in attrs.fields_dict(TopKeys)}, ())
         self._unknown_tables()
+        self._require_trusted(top.plugins if top else ())
         train = self._bind(TrainTable, self._table("train") or {}, ("train",))
         engine = self._bind(EngineTable, self._table("engine") or {}, ("engine",))
         parts = dict(self._parts())
@@ -166,7 +187,9 @@ class _Checker:
         metrics = tuple(self._phases("metric", [{"use": name} for name in DEFAULT_METRICS]))
         if self.problems or top is None or train is None or engine is None:
             return None
-        recipe = Recipe(top.name or self.document.name, top.seed, top.doc, train, engine, parts, schedulers, metrics)
+        name = top.name or self.document.name
+        files = self.index.files
+        recipe = Recipe(name, top.seed, top.doc, train, engine, parts, schedulers, metrics, files)
         self.problems += _across(recipe, self.document)
         return recipe
 
@@ -181,6 +204,14 @@ class _Checker:
             return value
         self._complain(f"{name} is a table: write [{name}]", (name,))
         return None
+
+    def _require_trusted(self, files: Sequence[Path]) -> None:
+        """A recipe alone runs no code: the files that it names must have been allowed, or others of their names."""
+        known = {file.name for file in self.index.files}
+        for position, file in enumerate(files):
+            if file.name not in known:
+                self._complain(f"the recipe names a plugin, whose code would be run: {file}", ("plugins", position),
+                               (f"read it, then allow it: --allow-local-plugins, or --plugin {file}",))  # fmt: skip
 
     def _unknown_tables(self) -> None:
         tables = [*ONE_OF_EACH, "transform", "scheduler", "metric", "train", "engine"]
@@ -312,6 +343,12 @@ def _across(recipe: Recipe, document: Document) -> Iterator[Problem]:
             yield Problem("a scheduler phase that another follows has no 'epochs'",
                           document.origin(("scheduler", position), True),
                           ("say how many epochs it lasts",))  # fmt: skip
+
+
+def trusting(index: Index, *resolved: Path) -> Index:
+    """An index with the plugin files of recipes that this program wrote itself."""
+    files = (file for path in resolved for file in plugin_files(read_document(path)))
+    return index.including_files(dict.fromkeys(files))
 
 
 def load_resolved(path: Path, index: Index) -> Recipe:

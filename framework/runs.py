@@ -134,7 +134,7 @@ def _new_run(parts: Assembly, facts: dict[str, Any], folder: Path, index: Index,
             stop_if_asked(run)
 
     feed = feed_of(parts, display, between_batches)
-    run = Run(parts, feed, new_schedule(parts, feed), Standing(), folder, display, Watchers(index, display.warn),
+    run = Run(parts, feed, new_schedule(parts, feed), Standing(), folder, display, Watchers(index, display.warn, folder),
               Clock(parts.device), stop, facts=facts)  # fmt: skip
     made.append(weakref.ref(run))
     return run
@@ -160,7 +160,7 @@ def _go(run: Run) -> dict[str, Any]:
         "policy": recipe.parts["freezing"].use, "data": facts["data"],
     }  # fmt: skip
     run.display.started(started)
-    run.watchers.tell("fw_run_started", name=recipe.name, run_dir=str(run.folder), recipe=recipe.resolved(),
+    run.watchers.tell("fw_run_started", name=recipe.name, recipe=recipe.resolved(),
                       classes=list(run.parts.data.task.classes), steps=run.steps, epochs=run.epochs)  # fmt: skip
     with keeping_memory(run.parts.device):
         with run.stop:
@@ -170,7 +170,7 @@ def _go(run: Run) -> dict[str, Any]:
         run.parts.frozen.auditor.close()
         summary = finish(run)
     run.display.ended(summary)
-    run.watchers.tell("fw_run_ended", status=summary["status"], summary=summary, run_dir=str(run.folder))
+    run.watchers.tell("fw_run_ended", status=summary["status"], summary=summary)
     run.parts.frozen.release()
     if summary["status"] != "done":
         run.parts.frozen.auditor.require_clean()

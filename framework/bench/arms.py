@@ -13,7 +13,7 @@ from framework.bench.study import ENGINES, Study, StudyKeys
 from framework.errors import FwError, RecipeError, did_you_mean
 from framework.index import Index
 from framework.recipe import Recipe, check
-from framework.sources import Document, find_recipe, overridden, read_document
+from framework.sources import Document, overridden
 from framework.toml_text import toml_value
 
 OF_A_COMPARISON = {"train.keep_model": False, "train.report": False}
@@ -108,8 +108,8 @@ def _require_valid(arm: Arm, keys: StudyKeys) -> None:
 
 def _each(study: Study, index: Index, overrides: Sequence[str]) -> Iterator[Arm]:
     keys = study.keys
-    for base in keys.bases:
-        document = _ready(overridden(read_document(find_recipe(base, study.folder)), overrides), keys)
+    for base, read in zip(keys.bases, study.documents(overrides), strict=True):
+        document = _ready(read, keys)
         common = {**_of_the_data(document, keys), **OF_A_COMPARISON}
         for table in keys.policies or (None,):
             for variant, changes in (keys.variants or {"": {}}).items():

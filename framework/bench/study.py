@@ -15,7 +15,7 @@ from framework.bind import KeyPath, bind
 from framework.component import Count, PositiveInt, key
 from framework.errors import FwError, Origin, Problem, RecipeError, did_you_mean
 from framework.recipe import is_study
-from framework.sources import Document, find_recipe, read_document
+from framework.sources import Document, find_recipe, overridden, read_document
 
 Engine = Literal["plain", "auto"]
 ENGINES: Mapping[str, Mapping[str, Any]] = {
@@ -102,6 +102,14 @@ class Study:
 
     keys: StudyKeys
     folder: Path = Path()
+
+    def documents(self, overrides: Sequence[str] = ()) -> list[Document]:
+        """Its recipes, with overrides laid over each.
+
+        Raises:
+            FwError: there is no recipe of a name, or it cannot be read.
+        """
+        return [overridden(read_document(find_recipe(base, self.folder)), overrides) for base in self.keys.bases]
 
 
 def read_study(names: Sequence[str], chosen: Mapping[str, Any]) -> Study:

@@ -26,7 +26,7 @@ COMMANDS = {
     },
     "What there is": {
         "list": "registries, their components, shipped recipes",
-        "plugins": "what is installed, and whether it works",
+        "plugins": "what is installed, what is wrong; begin one",
         "cache": "stored features: list, verify, prune",
     },
 }
@@ -47,6 +47,16 @@ class Commands(click.Group):
             said = " ".join([*ctx.command_path.split()[1:], name])
             raise FwError(f"there is no command {said!r}", did_you_mean(name, names) or f"commands: {', '.join(names)}")
         return super().resolve_command(ctx, args)
+
+
+class ListsFirst(Commands):
+    """A group of which, without a command, `list` is meant."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Options that come before any command are those of `list`."""
+        if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
 
 
 class App(Commands):

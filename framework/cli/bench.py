@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from framework.cli.common import open_index, refuse_distributed, say, set_option
+from framework.cli.common import open_index, plugin_options, refuse_distributed, say, set_option
 
 if TYPE_CHECKING:
     from framework.bench.arms import Arm
@@ -28,6 +28,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--timed", help="steps, or whole runs")
 @click.option("--vary", multiple=True, metavar="KEY", help="recipes may differ in it; repeatable")
 @set_option
+@plugin_options
 @click.option("--out", type=click.Path(path_type=Path), help="the study's folder; absent: runs/NAME")
 @click.option("--json", "json_file", type=FILE, help="also write the figures here")
 @click.option("--html", "html_file", type=FILE, help="also write the report here")
@@ -38,6 +39,7 @@ def command(
     names: tuple[str, ...], policies: str | None, seeds: str | None, tune: tuple[str, ...], rounds: int | None,
     engines: str | None, timed: str | None, vary: tuple[str, ...], overrides: tuple[str, ...], out: Path | None,
     json_file: Path | None, html_file: Path | None, overwrite: bool, force: bool, dry_run: bool,
+    files: tuple[str, ...], trusts: bool,
 ) -> None:  # fmt: skip
     """Compare freezing policies, tuned and timed; goes on where it stopped.
 
@@ -57,7 +59,8 @@ def command(
         "rounds": rounds, "timed": timed, "vary": list(vary),
     }  # fmt: skip
     study = read_study(names, {name: value for name, value in given.items() if value not in (None, [], {})})
-    arms = arms_of(study, open_index(), overrides)
+    index = open_index(files, study.documents(overrides) if trusts else ())
+    arms = arms_of(study, index, overrides)
     if not force:
         require_comparable(arms, study.keys)
     say("\n".join(announcement(study.keys, arms)))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from framework.cli.app import Commands
+from framework.cli.app import ListsFirst
 from framework.cli.common import SIZES, aligned, json_option, print_json, say, size_text
 
 if TYPE_CHECKING:
@@ -18,16 +18,6 @@ if TYPE_CHECKING:
 SHORT, SHORTEST = 8, 4
 LEFT = "left by a killed process"
 AGES = {"h": 3600, "d": 86400, "w": 7 * 86400}
-
-
-class CacheCommands(Commands):
-    """The commands of `fw cache`; without one of them, `list`."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Options that come before any command are those of `list`."""
-        if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
-            args = ["list", *args]
-        return super().parse_args(ctx, args)
 
 
 def _bytes(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
@@ -53,7 +43,7 @@ def _seconds(context: click.Context, parameter: click.Parameter, value: str | No
 keys_argument = click.argument("keys", metavar="[KEY]...", nargs=-1)
 
 
-@click.group(cls=CacheCommands, subcommand_metavar="[COMMAND] ...", options_metavar="")
+@click.group(cls=ListsFirst, subcommand_metavar="[COMMAND] ...", options_metavar="")
 def command() -> None:
     """The feature store: activations of frozen parts, by image, which runs share. All of it can be computed again.
 

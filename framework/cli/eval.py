@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from framework.cli.common import json_option, open_index, print_json, set_option
+from framework.cli.common import index_of_run, json_option, plugin_options, print_json, set_option
 
 OPEN_TABLES = ("data", "engine")
 
@@ -14,8 +14,11 @@ OPEN_TABLES = ("data", "engine")
 @click.command()
 @click.argument("run_dir", type=click.Path(path_type=Path))
 @set_option
+@plugin_options
 @json_option
-def command(run_dir: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+def command(
+    run_dir: Path, overrides: tuple[str, ...], files: tuple[str, ...], trusts: bool, as_json: bool
+) -> None:
     """Score the model of a finished run again, on its own data or on other data with the same classes.
 
     \b
@@ -23,7 +26,7 @@ def command(run_dir: Path, overrides: tuple[str, ...], as_json: bool) -> None:
       fw eval runs/photos --set data.root=new_photos
     """
     _only_data(overrides)
-    index = open_index()
+    index = index_of_run(run_dir, files, trusts)
     from framework.cli.display import metric_lines
     from framework.trained import evaluate
 

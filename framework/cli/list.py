@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from framework.cli.common import aligned, json_option, open_index, print_json
+from framework.cli.common import aligned, json_option, open_index, plugin_option, print_json
 
 if TYPE_CHECKING:
     from framework.index import Index
@@ -20,8 +20,9 @@ RECIPES = "recipes"
 @click.command()
 @click.argument("registry", required=False)
 @click.option("--filter", "pattern", metavar="GLOB", help="only the names that match, e.g. 'timm/vit_*'")
+@plugin_option
 @json_option
-def command(registry: str | None, pattern: str | None, as_json: bool) -> None:
+def command(registry: str | None, pattern: str | None, files: tuple[str, ...], as_json: bool) -> None:
     """List the registries, or the components of one, or the shipped recipes.
 
     \b
@@ -29,7 +30,7 @@ def command(registry: str | None, pattern: str | None, as_json: bool) -> None:
       fw list backbones --filter 'timm/*efficientnet*'
       fw list recipes
     """
-    rows = _rows(registry)
+    rows = _rows(registry, files)
     if pattern is not None:
         rows = [row for row in rows if fnmatchcase(row["name"], pattern)]
         _require_some(rows, registry, pattern)
@@ -39,10 +40,10 @@ def command(registry: str | None, pattern: str | None, as_json: bool) -> None:
     click.echo("\n".join(aligned(_cells(row) for row in rows)))
 
 
-def _rows(registry: str | None) -> list[dict[str, Any]]:
+def _rows(registry: str | None, files: Sequence[str]) -> list[dict[str, Any]]:
     if registry in (RECIPES, "recipe"):
         return _recipes()
-    index = open_index()
+    index = open_index(files)
     if registry is None:
         return _registries(index)
     cards = index.cards(_registry_name(registry))

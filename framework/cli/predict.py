@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from framework.cli.common import aligned, open_index, say
+from framework.cli.common import aligned, index_of_run, plugin_options, say
 
 Row = Mapping[str, Any]
 
@@ -19,14 +19,17 @@ Row = Mapping[str, Any]
 @click.argument("run_dir", type=click.Path(path_type=Path))
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--output", help="a CSV file with a probability per class; - is standard output")
-def command(run_dir: Path, images: tuple[Path, ...], output: str | None) -> None:
+@plugin_options
+def command(
+    run_dir: Path, images: tuple[Path, ...], output: str | None, files: tuple[str, ...], trusts: bool
+) -> None:
     """Predict the class of images, or of every image in a folder.
 
     \b
     Example:
       fw predict runs/photos holiday/*.jpg -o predictions.csv
     """
-    index = open_index()
+    index = index_of_run(run_dir, files, trusts)
     from framework.trained import predict
 
     rows = predict(run_dir, index, images)

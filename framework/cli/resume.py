@@ -6,13 +6,14 @@ from pathlib import Path
 
 import click
 
-from framework.cli.common import json_option, open_index, print_json, refuse_distributed
+from framework.cli.common import index_of_run, json_option, plugin_options, print_json, refuse_distributed
 
 
 @click.command()
 @click.argument("run_dir", type=click.Path(path_type=Path))
+@plugin_options
 @json_option
-def command(run_dir: Path, as_json: bool) -> None:
+def command(run_dir: Path, files: tuple[str, ...], trusts: bool, as_json: bool) -> None:
     """Go on with a run that was stopped, bit for bit as if it had not been.
 
     \b
@@ -20,7 +21,7 @@ def command(run_dir: Path, as_json: bool) -> None:
       fw resume runs/photos
     """
     refuse_distributed(f"resume {run_dir}")
-    index = open_index()
+    index = index_of_run(run_dir, files, trusts)
     from framework.cli.output import chosen_display
     from framework.runs import resume_run
 

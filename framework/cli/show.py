@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from framework.cli.common import aligned, open_index, set_option
+from framework.cli.common import aligned, index_for, plugin_options, set_option
 
 if TYPE_CHECKING:
     import attrs
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 @click.argument("name", metavar="COMPONENT|RECIPE")
 @click.option("--layout", is_flag=True, help="a recipe's network: stages, what trains, norm layers, computation")
 @set_option
-def command(name: str, layout: bool, overrides: tuple[str, ...]) -> None:
+@plugin_options
+def command(name: str, layout: bool, overrides: tuple[str, ...], files: tuple[str, ...], trusts: bool) -> None:
     """Show a component with its keys and a table to paste, or a recipe with every default filled in.
 
     \b
@@ -28,7 +29,7 @@ def command(name: str, layout: bool, overrides: tuple[str, ...]) -> None:
       fw show last_stages
       fw show resnet18_frozen --layout
     """
-    index = open_index()
+    index = index_for(name, overrides, files, trusts)
     cards = [] if layout or overrides or Path(name).is_file() else _cards(index, name)
     if cards:
         click.echo("\n\n".join("\n".join(component_lines(card, index)) for card in cards))

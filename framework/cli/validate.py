@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from framework.cli.common import open_index, set_option
+from framework.cli.common import open_index, plugin_options, set_option
 
 if TYPE_CHECKING:
-    from framework.index import Index
     from framework.recipe import Recipe
 
 SHOWN = ("backbone", "freezing", "head", "data", "loss", "optimizer")
@@ -19,7 +18,8 @@ SHOWN = ("backbone", "freezing", "head", "data", "loss", "optimizer")
 @click.command()
 @click.argument("recipe", metavar="RECIPE|STUDY")
 @set_option
-def command(recipe: str, overrides: tuple[str, ...]) -> None:
+@plugin_options
+def command(recipe: str, overrides: tuple[str, ...], files: tuple[str, ...], trusts: bool) -> None:
     """Check a recipe, or a study, without running it; every problem is shown with its place.
 
     \b
@@ -29,20 +29,22 @@ def command(recipe: str, overrides: tuple[str, ...]) -> None:
     from framework.recipe import is_study, load_recipe
     from framework.sources import find_recipe, read_document
 
-    index = open_index()
-    if is_study(read_document(find_recipe(recipe))):
-        click.echo("ok: " + "\n".join(_study_lines(recipe, index, overrides)))
+    document = read_document(find_recipe(recipe))
+    if is_study(document):
+        click.echo("ok: " + "\n".join(_study_lines(recipe, overrides, files, trusts)))
     else:
+        index = open_index(files, [document] if trusts else [])
         click.echo(f"ok: {summary_line(load_recipe(recipe, index, overrides))}")
 
 
-def _study_lines(study: str, index: Index, overrides: Sequence[str]) -> list[str]:
+def _study_lines(study: str, overrides: Sequence[str], files: Sequence[str], trusts: bool) -> list[str]:
     """What a study would compare."""
     from framework.bench.arms import arms_of, require_comparable
     from framework.bench.study import read_study
     from framework.cli.bench import announcement
 
     found = read_study([study], {})
+    index = open_index(files, found.documents(overrides) if trusts else ())
     arms = arms_of(found, index, overrides)
     require_comparable(arms, found.keys)
     return announcement(found.keys, arms)

@@ -15,7 +15,7 @@ from toys import RECIPE, Linear, Toys
 import framework as fw
 from framework.catalog import BrokenPlugin, DuplicateName, MisspeltHook, PluginSource, load_plugin
 from framework.errors import FwError
-from framework.hooks import KINDS, RUN_HOOKS, ComponentHooks, RunHooks
+from framework.hooks import CONTRACT, KINDS, RUN_HOOKS, ComponentHooks, RunHooks
 from framework.index import Index, build_index
 from framework.recipe import load_recipe
 
@@ -258,3 +258,28 @@ def test_a_family_that_fails_at_the_last_moment_is_one_clear_error(toys: Index) 
         FwError, match=r"plugin acme \(acme-fw 0\) cannot make 'fam/a': RuntimeError: the library changed"
     ):
         index.catalog().component("fw_heads", "fam/a")
+
+
+# ----------------------------------------------------------------------------------------------- contract
+
+
+def of_contract(version: object) -> PluginSource:
+    return source(module(fw_contract=fw.hookimpl(lambda: version), fw_of_tomorrow=fw.hookimpl(lambda: ())))
+
+
+@pytest.mark.parametrize(
+    ("version", "mend"), [(0, "upgrade the plugin"), (2, "upgrade fw-transfer"), ("one", "upgrade fw-transfer")]
+)
+def test_a_plugin_for_another_contract_is_broken_and_told_which_side_to_upgrade(version: object, mend: str) -> None:
+    """Before anything else: its hooks may be those of another version."""
+    with pytest.raises(BrokenPlugin, match=f"version {version!r} of the plugin contract, .* has 1: {mend}"):
+        load_plugin(of_contract(version))
+    index = both(of_contract(version))
+    index.require_sound()
+    assert [record.source.name for record in index.broken] == ["acme"]
+
+
+def test_a_plugin_for_this_contract_or_without_a_word_is_taken() -> None:
+    said = source(module(fw_contract=fw.hookimpl(lambda: CONTRACT)))
+    assert load_plugin(said).run_hooks() == frozenset()
+    assert load_plugin(source(module())).run_hooks() == frozenset()
