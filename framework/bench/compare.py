@@ -19,7 +19,7 @@ _MOST_HINTS = 8
 
 
 class Worse(FwError):
-    """Something became slower or larger beyond noise."""
+    """Something became slower or larger beyond noise, or failed where it did not before."""
 
     exit_code = 3
 
@@ -77,6 +77,7 @@ class Comparison:
         baseline: the cell that both studies begin with; None without one.
         changes: of each cell in both files, time before memory.
         left_out: cells that could not be compared, and why.
+        lost: cells of the first file that failed in the second, and why.
     """
 
     before: Figures
@@ -85,6 +86,7 @@ class Comparison:
     baseline: Key | None
     changes: Sequence[Change]
     left_out: Mapping[Key, str]
+    lost: Mapping[Key, str]
 
     def of(self, *verdicts: Verdict) -> list[Change]:
         """The changes of some verdicts."""
@@ -92,8 +94,8 @@ class Comparison:
 
     @property
     def verdict(self) -> Verdict:
-        """`worse` where a change is; `undecided` where all are; `unclear` where one is either; else `same`."""
-        if self.of("worse"):
+        """`worse` where a change is, or a cell is lost; `undecided`: all are; `unclear`: one is either; else `same`."""
+        if self.of("worse") or self.lost:
             return "worse"
         if len(self.of("undecided")) == len(self.changes):
             return "undecided"
@@ -124,7 +126,7 @@ def compare(before: Figures, after: Figures, fail_above: float) -> Comparison:
         _change(key, cost, (before, after), base, margins[cost])
         for key in keys for cost in COSTS if all(cost in of.cells[key].costs for of in (before, after))
     ]  # fmt: skip
-    return Comparison(before, after, margins, base, changes, _left_out(before, after))
+    return Comparison(before, after, margins, base, changes, _left_out(before, after), _lost(before, after))
 
 
 def verdict_of(ratio: Estimate, margin: float) -> Verdict:
@@ -189,6 +191,10 @@ def _left_out(before: Figures, after: Figures) -> dict[Key, str]:
     return found
 
 
+def _lost(before: Figures, after: Figures) -> dict[Key, str]:
+    return {key: after.failed[key[1]] for key in before.cells if key not in after.cells and key[1] in after.failed}
+
+
 def _nothing_in_common(before: Figures, after: Figures) -> FwError:
     message = f"{before.file} and {after.file} have no cell in common"
     mine, theirs = ({group for group, _ in of.cells} for of in (before, after))
@@ -209,7 +215,8 @@ def conclusion(found: Comparison) -> str:
     """All that was found, in a line."""
     undecided, unclear, number = (len(of) for of in (found.of("undecided"), found.of("unclear"), found.changes))
     if found.verdict == "worse":
-        return "; ".join(_listed(found, "worse"))
+        lost = [f"{found.label(key)} failed: {why}" for key, why in found.lost.items()]
+        return "; ".join([*_listed(found, "worse"), *lost])
     if found.verdict == "undecided":
         return (f"nothing was decided: none of {number} figures has {ROUNDS_FOR_AN_INTERVAL} rounds on both sides; "
                 f"take both with --rounds {ROUNDS_FOR_AN_INTERVAL}, or 10 on a noisy machine")  # fmt: skip
@@ -231,10 +238,11 @@ def _listed(found: Comparison, verdict: Verdict) -> list[str]:
 def require_no_worse(found: Comparison) -> None:
     """
     Raises:
-        Worse: something became slower or larger beyond noise.
+        Worse: something became slower or larger beyond noise, or failed.
     """
     if found.verdict == "worse":
-        raise Worse(conclusion(found), "where more is what you want to pay, a higher --fail-above lets it pass")
+        mend = "where more is what you want to pay, a higher --fail-above lets it pass" if found.of("worse") else ""
+        raise Worse(conclusion(found), mend)
 
 
 def comparison_json(found: Comparison) -> dict[str, Any]:
@@ -247,6 +255,7 @@ def comparison_json(found: Comparison) -> dict[str, Any]:
              **attrs.asdict(of, filter=lambda field, _: field.name != "key")}
             for of in found.changes
         ],
+        "lost": [{"group": group, "cell": name, "why": why} for (group, name), why in found.lost.items()],
         "left_out": [{"group": group, "cell": name, "why": why} for (group, name), why in found.left_out.items()],
         "conclusion": conclusion(found),
     }  # fmt: skip

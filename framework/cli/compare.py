@@ -35,7 +35,8 @@ def _share(context: click.Context, parameter: click.Parameter, value: str) -> fl
               help="how much a cost may grow; the noise of the two files, where that is larger")  # fmt: skip
 @json_option
 def command(before: Path, after: Path, fail_above: float, as_json: bool) -> None:
-    """Compare the figures of two studies; exit code 3 where a cell became slower or larger beyond noise.
+    """Compare the figures of two studies; exit code 3 where a cell became slower or larger
+    beyond noise, or failed.
 
     Both files are from `fw bench --json`. Verdicts need 6 rounds on either side: with fewer nothing is decided.
 

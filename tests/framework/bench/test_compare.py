@@ -296,6 +296,11 @@ def test_cells_of_one_file_only_are_listed_with_why_they_failed(compared) -> Non
     old, new = (found.left_out["photos", name] for name in ("old", "new"))
     assert old == f"only in {found.before.file}; it failed in {found.after.file}: out of memory"
     assert new == f"only in {found.after.file}"
+    assert found.verdict == "worse", "what could be trained can be trained no more"
+    with pytest.raises(Worse, match="old failed: out of memory") as caught:
+        require_no_worse(found)
+    assert not caught.value.hint
+    assert compared(Simulated(), Simulated(time={BASE: 1.0})).verdict != "worse", "it was left out on purpose"
 
 
 def test_steps_are_not_compared_with_whole_runs(compared) -> None:
