@@ -93,7 +93,7 @@ class Family:
 
 def recipe_fields(component: Component) -> list[attrs.Attribute[Any]]:
     """The fields of a component's config class that a recipe may set, with their types resolved."""
-    return [field for field in config_fields(component.config) if field.name not in component.fixed]
+    return [field for field in config_fields(component.config) if field.init and field.name not in component.fixed]
 
 
 def config_fields(config: type[Any]) -> list[attrs.Attribute[Any]]:

@@ -310,7 +310,7 @@ class FreezingPolicy:
         raise NotImplementedError
 
     def scales(self) -> frozenset[float]:
-        """Every learning-rate scale that any of its plans can give: the optimizer's groups are built once."""
+        """Every learning-rate scale that a later plan can give: the optimizer's groups are built once."""
         return frozenset({1.0})
 
     def moments(self) -> Moments:
@@ -343,7 +343,7 @@ class ImageSource(Protocol):
     """
 
     def load(self, index: int) -> ImageLike:
-        """The image: PIL, or a uint8 tensor (C, H, W). Raises `UnreadableImage`."""
+        """The image: PIL in mode L or RGB, or a uint8 tensor (C, H, W). Raises `UnreadableImage`."""
         ...
 
     def digest(self, index: int) -> str:
@@ -418,7 +418,8 @@ class Data:
 class Pipeline:
     """A transform of one image: the steps, and how many of the first draw nothing at random.
 
-    The last step gives a float32 tensor (channels, height, width), normalised.
+    The last step gives a float32 tensor (channels, height, width), normalised. Several threads may call the
+    deterministic steps at once.
     """
 
     steps: tuple[Callable[[Any], Any], ...]
@@ -448,6 +449,8 @@ class Pipeline:
 class Scheduler(Protocol):
     """Moves the learning rates of an optimizer's groups.
 
+    Built before the first step of its span, it sets the rates of that step; each group keeps its own base rate.
+
     Attributes:
         every: whether `step` is called after each optimizer step or after each epoch's validation.
     """
@@ -455,7 +458,7 @@ class Scheduler(Protocol):
     every: Literal["step", "epoch"]
 
     def step(self, progress: Progress, metric: float | None = None) -> None:
-        """One step or epoch is done; `metric` is the monitored value, at epochs only."""
+        """One step or epoch is done; `progress` is the run's, not the span's; `metric` is the monitor's, at epochs."""
         ...
 
     def state_dict(self) -> dict[str, Any]:

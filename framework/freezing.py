@@ -21,7 +21,7 @@ def check_plan(layout: Layout, plan: Plan, policy: str) -> None:
         FwError: with near names, or with what the policy left untrained.
     """
     _known(plan.trainable, layout.parameters, "parameter", policy)
-    _known({*plan.batch_stats, *plan.recalibrate}, sorted(layout.batch_norms), "norm layer with statistics", policy)
+    _known({*plan.batch_stats, *plan.recalibrate}, sorted(layout.batch_norms), "norm with statistics", policy)
     if not plan.trainable:
         raise FwError(f"the policy {policy!r} trains nothing on this network",
                       "take a head with parameters, or a policy that trains part of the backbone")  # fmt: skip
@@ -33,7 +33,7 @@ def _known(names: Iterable[str], known: Iterable[str], what: str, policy: str) -
     for name in names:
         if name not in present:
             raise FwError(f"the policy {policy!r} names {name!r}, but there is no such {what}",
-                          name_hints(name, there, f"{what}s"))  # fmt: skip
+                          name_hints(name, there, "names"))  # fmt: skip
 
 
 def first_moving_stage(layout: Layout, plan: Plan) -> int:

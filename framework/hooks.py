@@ -11,7 +11,7 @@ import pluggy
 from framework.component import Component, Family
 
 CONTRACT = 1
-"""The version of what the framework and plugins promise each other; the guide in `plugins/README.md` says when it grows."""
+"""The version of what framework and plugins promise each other; the guide in `plugins/README.md` says when it grows."""
 OLDEST_CONTRACT = 1
 """Plugins written for this version still work."""
 PROJECT = "framework"
@@ -89,7 +89,8 @@ class ComponentHooks:
         `class_counts` are the training images that have each class, `images` is how many there are in all.
 
         The callable takes logits (N, classes) and targets (multiclass: int64 (N,), or float (N, classes) where
-        mixup or cutmix is on; multilabel: float (N, classes)) and gives a scalar.
+        mixup or cutmix is on; multilabel: float (N, classes)) and gives a scalar. One that cannot take the floats of
+        mixup has an attribute `supports_soft_targets = False`; one for other tasks raises `FwError` in `build`.
         """
         return ()
 
@@ -127,7 +128,8 @@ class ComponentHooks:
     def fw_metrics(self) -> Components:
         """Metrics. `config.build(task: Task) -> torchmetrics.Metric | None`; None where it does not fit the task.
 
-        The metric is updated with probabilities (N, classes) and targets (int64 (N,), or (N, classes) of 0 and 1).
+        The metric is updated with probabilities (N, classes) and targets (int64 (N,), or (N, classes) of 0 and 1). Its
+        `higher_is_better` says in which direction `train.monitor` chooses; one without it cannot be the monitor.
         """
         return ()
 

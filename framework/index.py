@@ -9,7 +9,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -152,9 +152,17 @@ class Index:
         for record in self.plugins:
             if record.fatal is not None:
                 raise record.fatal
-        clashes = self.clashes()
-        if clashes:
-            raise clashes[0]
+        for clash in (*self._of_one_name(), *self.clashes()):
+            raise clash
+
+    def _of_one_name(self) -> Iterator[FwError]:
+        """An error for each two plugins that are called the same, of which one would stand for the other."""
+        seen: dict[str, PluginSource] = {}
+        for source in (record.source for record in self.plugins):
+            first = seen.setdefault(source.name, source)
+            if first is not source:
+                yield FwError(f"two plugins are called {source.name!r}: {first.label} and {source.label}",
+                              "uninstall one of them, or rename its entry point")  # fmt: skip
 
     def clashes(self) -> list[DuplicateName]:
         """An error for each name that two plugins offer, with both places."""

@@ -122,7 +122,13 @@ def _prefixed(grouping: Grouping, root: str, body: Sequence[str]) -> Grouping:
                           "report this to the plugin that brings the backbone")  # fmt: skip
         return found
 
-    return Grouping(tuple(filter(None, map(full, grouping.stages))), full(grouping.neck))
+    whole = Grouping(tuple(filter(None, map(full, grouping.stages))), full(grouping.neck))
+    named = [name for names in (*whole.stages, whole.neck) for name in names]
+    twice = next((name for name, count in Counter(named).items() if count > 1), None)
+    if twice is not None:
+        raise FwError(f"the backbone's grouping names a parameter twice: {twice!r}",
+                      "report this to the plugin that brings the backbone")  # fmt: skip
+    return whole
 
 
 def _completed(grouping: Grouping, body: Sequence[str], moments: Mapping[str, int]) -> Grouping:

@@ -1,6 +1,9 @@
-"""Network: a backbone and a head in one module."""
+"""Network: a backbone and a head in one module, and how tensors get into one."""
 
 from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 
@@ -22,3 +25,15 @@ class Network(nn.Module):
         """The logits."""
         logits: Tensor = self.head(self.backbone(images))
         return logits
+
+
+def load_state(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Loads tensors that fit, as what this very module gave: files keep no version of a module, which some ask for.
+
+    Raises:
+        RuntimeError: they do not fit.
+    """
+    own = module.state_dict()
+    state = OrderedDict(tensors)
+    state._metadata = own._metadata  # type: ignore[attr-defined]
+    module.load_state_dict(state)

@@ -134,8 +134,8 @@ def _new_run(parts: Assembly, facts: dict[str, Any], folder: Path, index: Index,
             stop_if_asked(run)
 
     feed = feed_of(parts, display, between_batches)
-    run = Run(parts, feed, new_schedule(parts, feed), Standing(), folder, display, Watchers(index, display.warn, folder),
-              Clock(parts.device), stop, facts=facts)  # fmt: skip
+    run = Run(parts, feed, new_schedule(parts, feed), Standing(), folder, display,
+              Watchers(index, display.warn, folder), Clock(parts.device), stop, facts=facts)  # fmt: skip
     made.append(weakref.ref(run))
     return run
 

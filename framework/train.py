@@ -11,7 +11,7 @@ from torch import nn
 
 from framework import checkpoint
 from framework.builder import naming
-from framework.contracts import Plan, Split
+from framework.contracts import Moments, Plan, Progress, Split
 from framework.draws import seed_draws
 from framework.errors import Interrupted
 from framework.feed import Fed
@@ -129,8 +129,15 @@ def after_step(run: Run) -> None:
         run.display.batch({"epoch": at.epoch, "step": at.step, "steps": run.steps, "loss": mean_loss(run),
                            "images": at.images_trained})  # fmt: skip
     if every and at.step % every == 0 and not run.epoch_is_over:
-        checkpoint.save(run)
+        save_checkpoint(run)
     stop_if_asked(run)
+
+
+def save_checkpoint(run: Run) -> None:
+    """Writes a checkpoint and tells whoever watches."""
+    checkpoint.save(run)
+    at, written = run.standing, str(checkpoint.path_of(run.folder))
+    run.watchers.tell("fw_checkpoint_written", epoch=at.epoch, step=at.step, path=written)
 
 
 def mean_loss(run: Run) -> float:
@@ -144,7 +151,7 @@ def stop_if_asked(run: Run) -> None:
         Interrupted: a signal has come; the checkpoint is on disk.
     """
     if run.stop:
-        checkpoint.save(run)
+        save_checkpoint(run)
         raise Interrupted(f"stopped after step {run.standing.step} of {run.steps}; the checkpoint is written",
                           f"continue with: fw resume {run.folder}", run.stop.signal_number)  # fmt: skip
 
@@ -192,9 +199,7 @@ def end_epoch(run: Run) -> None:
     facts: dict[str, Any] = {"epoch": at.epoch, "epochs": run.epochs, "step": at.step, "metrics": dict(at.last),
                              "lr": rates[0], "images_per_s": images_per_s(run)}  # fmt: skip
     if checkpoint.is_due(run):
-        checkpoint.save(run)
-        written = str(checkpoint.path_of(run.folder))
-        run.watchers.tell("fw_checkpoint_written", epoch=at.epoch, step=at.step, path=written)
+        save_checkpoint(run)
     run.watchers.tell("fw_epoch_ended", **facts, network=run.parts.network)
     run.display.epoch({**facts, "memory_mb": peak_rss_mb(), "device_mb": peak_device_mb(run.parts.device),
                        "seconds": sum(run.clock.seconds.get(name, 0.0) for name in ("train", "validate"))})  # fmt: skip
@@ -211,8 +216,14 @@ def policy_is_due(run: Run) -> bool:
     at, moments = run.standing, run.parts.policy.moments()
     if at.asked_at == at.step:
         return False
-    begins = at.batch == 0 and (at.epoch in moments.epochs or (moments.every_epoch and at.epoch > 0))
-    return begins or at.step in moments.steps or any(has_come(share, at.step, run.steps) for share in moments.fractions)
+    return is_due(moments, run.progress(), begins=at.batch == 0)
+
+
+def is_due(moments: Moments, now: Progress, begins: bool) -> bool:
+    """Whether a moment has come; `begins`: the next step is an epoch's first."""
+    if begins and (now.epoch in moments.epochs or (moments.every_epoch and now.epoch > 0)):
+        return True
+    return now.step in moments.steps or any(has_come(share, now.step, now.steps) for share in moments.fractions)
 
 
 def has_come(share: float, step: int, steps: int) -> bool:

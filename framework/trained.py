@@ -22,6 +22,7 @@ from framework.formats import place, resolved_format
 from framework.index import Index
 from framework.measure import autocast, pick_device
 from framework.mixing import Inputs
+from framework.network import load_state
 from framework.pictures import pictures_in, read_picture
 from framework.recipe import Recipe, check
 from framework.score import score, to_probabilities
@@ -91,7 +92,7 @@ def read_trained(folder: Path, index: Index, overrides: Sequence[str] = ()) -> t
     task = Task(facts["task"], tuple(facts["classes"]))
     model = builder.model(task, bare=True)
     try:
-        model.network.load_state_dict(tensors)
+        load_state(model.network, tensors)
     except RuntimeError as error:
         raise FwError(f"{folder / rundir.MODEL} does not fit the network of its recipe: {error}") from error
     memory_format = resolved_format(recipe.engine.memory_format, model.network)

@@ -32,5 +32,5 @@ class Watchers:
         for plugin in self._index.watching(hook):
             try:
                 self._catalog.tell(plugin, hook, known)
-            except Exception as error:  # whatever a plugin does wrong, the run goes on
+            except (Exception, SystemExit) as error:  # whatever a plugin does wrong, the run goes on
                 self._warn(f"plugin {plugin} failed in {hook}: {type(error).__name__}: {error}")

@@ -14,6 +14,7 @@ from framework.component import Component
 from framework.contracts import Backbone, BackboneRequest, WeightsInfo, WeightsUnavailable
 from framework.errors import FwError
 from framework.files import file_sha256, load_tensors, tensors_digest
+from framework.network import load_state
 from framework.streams import stream_seed
 from framework.tables import BackboneKeys
 
@@ -124,7 +125,7 @@ def _used(backbone: Backbone, keys: BackboneKeys, source: str, reasons: list[str
 def _from_file(backbone: Backbone, path: Path) -> Backbone:
     if not path.is_file():
         raise WeightsUnavailable(f"there is no file {path}")
-    load_backbone(backbone.module, _read_state(path), path)
+    load_backbone(backbone.module, _unwrapped(_read_state(path), backbone.module), path)
     return attrs.evolve(backbone, weights=WeightsInfo(str(path), path))
 
 
@@ -141,7 +142,7 @@ def _from_run(backbone: Backbone, folder: Path) -> tuple[Backbone, bool]:
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors or .pth file; wrappers such as {"state_dict": ...} and "module." are taken off."""
+    """The tensors of a safetensors or .pth file; wrappers such as {"state_dict": ...} are taken off."""
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -158,10 +159,16 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             state = state[wrapper]
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise FwError(f"{path} holds no state dict", "save model.state_dict(), not the model")
-    for prefix in ("module.", "backbone."):
-        if state and all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
     return dict(state)
+
+
+def _unwrapped(state: dict[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """The same without the "module." of a wrapper, or the "backbone." of a network, unless its own begin so."""
+    own = module.state_dict()
+    for prefix in ("module.", "backbone."):
+        if all(name.startswith(prefix) for name in state) and not all(name.startswith(prefix) for name in own):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
 
 
 def load_backbone(module: nn.Module, state: Mapping[str, Tensor], place: Path) -> None:
@@ -183,7 +190,7 @@ def load_backbone(module: nn.Module, state: Mapping[str, Tensor], place: Path) -
     if found:
         raise FwError(f"the weights in {place} do not fit this backbone: " + ", ".join(found),
                       "backbone.use, in_channels and image_size must be those that they were made with")  # fmt: skip
-    module.load_state_dict(offered)
+    load_state(module, offered)
 
 
 def _some(names: Sequence[str], most: int = 4) -> str:

@@ -131,6 +131,8 @@ class _Builder:
             if name in _OURS or name in _NEVER:
                 instead = f"set {_OURS[name]} instead" if name in _OURS else "the core decides it"
                 raise fw.FwError(f"backbone.options cannot set {name!r}", instead)
+            if name not in self._accepts:  # some classes swallow whatever they are given
+                raise fw.FwError(f"torchvision/{self.model} has no argument {name!r}", self._options_hint())
         options.update(self._rate("dropout", "drop_rate", self.request.drop_rate))
         options.update(self._rate("stochastic_depth_prob", "drop_path_rate", self.request.drop_path_rate))
         return options

@@ -66,6 +66,8 @@ class LibrarySource:
 
     def digest(self, index: int) -> str:
         """SHA-256 of the image's file, or of its pixels."""
+        if not self.digests:
+            read_split(self, "copied")  # a copy finds what its original did
         return self.digests[index] if self.digests else pixel_digest(self.item(index)[0])
 
     def __getstate__(self) -> dict[str, Any]:

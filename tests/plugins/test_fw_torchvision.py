@@ -196,7 +196,8 @@ def test_rates_reach_the_layers_that_have_them():
     ("name", "request_keys", "message"),
     [
         ("resnet18", {"drop_rate": 0.5}, "resnet18 has no dropout"),
-        ("resnet18", {"options": {"depth": 3}}, "unexpected keyword argument 'depth'"),
+        ("resnet18", {"options": {"depth": 3}}, "resnet18 has no argument 'depth'"),
+        ("mobilenet_v3_small", {"options": {"dropuot": 0.1}}, "mobilenet_v3_small has no argument 'dropuot'"),
         ("resnet18", {"options": {"num_classes": 3}}, "options cannot set 'num_classes'"),
         ("resnet18", {"options": {"weights": "DEFAULT"}}, "options cannot set 'weights'"),
         ("swin_t", {"drop_path_rate": 0.5}, "stochastic_depth_prob"),
