@@ -1,0 +1,8 @@
+"""Backbones of torchvision and timm under the conformance kit: small ones of several kinds."""
+
+import fw_timm
+import fw_torchvision
+from framework.testing import plugin_checks
+
+test_torchvision = plugin_checks(fw_torchvision, names=("torchvision/resnet18", "torchvision/squeezenet1_1"))
+test_timm = plugin_checks(fw_timm, names=("timm/test_resnet", "timm/test_vit", "timm/tf_efficientnet_lite0"))
