@@ -23,6 +23,7 @@ COMMANDS = {
         "validate": "check a recipe without running it",
         "show": "a component's keys, or a recipe with every default",
         "cp": "start a recipe of your own from a shipped one",
+        "schema": "a JSON Schema of recipes, for your editor",
     },
     "What there is": {
         "list": "registries, their components, shipped recipes",

@@ -16,9 +16,7 @@ OPEN_TABLES = ("data", "engine")
 @set_option
 @plugin_options
 @json_option
-def command(
-    run_dir: Path, overrides: tuple[str, ...], files: tuple[str, ...], trusts: bool, as_json: bool
-) -> None:
+def command(run_dir: Path, overrides: tuple[str, ...], files: tuple[str, ...], trusts: bool, as_json: bool) -> None:
     """Score the model of a finished run again, on its own data or on other data with the same classes.
 
     \b

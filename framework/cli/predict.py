@@ -20,9 +20,7 @@ Row = Mapping[str, Any]
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--output", help="a CSV file with a probability per class; - is standard output")
 @plugin_options
-def command(
-    run_dir: Path, images: tuple[Path, ...], output: str | None, files: tuple[str, ...], trusts: bool
-) -> None:
+def command(run_dir: Path, images: tuple[Path, ...], output: str | None, files: tuple[str, ...], trusts: bool) -> None:
     """Predict the class of images, or of every image in a folder.
 
     \b
