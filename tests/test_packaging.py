@@ -81,7 +81,9 @@ def test_nothing_is_missing_and_nothing_is_stowed_away(wheel: Wheel) -> None:
                [(REPO, REPO / "framework"), *((REPO / "plugins", REPO / "plugins" / name) for name in PLUGINS)]
                for file in folder.rglob("*.py")}  # fmt: skip
     assert {name for name in wheel.names if name.endswith(".py")} == sources
-    templates = {f"framework/report/templates/{name}.html" for name in ("base", "kit", "run")}
+    templates = {str(file.relative_to(REPO)) for ending in ("html", "jinja")
+                 for file in (REPO / "framework").rglob(f"*.{ending}")}  # fmt: skip
+    assert len(templates) > 15
     assert {"framework/py.typed", *templates} <= set(wheel.names)
     assert [name for name in wheel.names if name.endswith((".pyc", ".so")) or "__pycache__" in name] == []
 
@@ -104,7 +106,7 @@ def test_entry_points_and_metadata(wheel: Wheel) -> None:
     facts = Parser().parsestr(wheel.read(f"{wheel.info}/METADATA"))
     assert (facts["Name"], facts["Requires-Python"]) == ("fw-transfer", ">=3.11")
     assert facts["License-Expression"] == "Apache-2.0"
-    assert set(facts.get_all("Provides-Extra", [])) == {"peers", "pretrained", "test"}
+    assert set(facts.get_all("Provides-Extra", [])) == {"mlflow", "peers", "pretrained", "tensorboard", "test"}
     [licence] = [name for name in wheel.names if ".dist-info/" in name and name.endswith("LICENSE")]
     assert "Apache License" in wheel.read(licence)
 

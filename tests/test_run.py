@@ -87,7 +87,7 @@ def test_the_run_directory_holds_all_that_was_read_decided_and_produced(go, tmp_
     names = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
     assert names == {
         *("recipe.toml", "environment.json", "origin.json", "metrics.jsonl", "timing.jsonl", "summary.json"),
-        *("report.html", "model.safetensors", "predictions/val.csv", "predictions/test.csv"),
+        *("events.jsonl", "report.html", "model.safetensors", "predictions/val.csv", "predictions/test.csv"),
     }
     assert json.loads((folder / "summary.json").read_text()) == summary
     assert summary["transfer"] is False
