@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import re
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 import framework as fw
+from framework.catalog import HOOK_NAMES
 from framework.cli.app import NAMES, app
-from framework.hooks import KINDS, RUN_HOOKS, ComponentHooks, RunHooks
+from framework.hooks import KINDS, PROJECT, RUN_HOOKS, ComponentHooks, PluginHooks, RunHooks
 
 REPO = Path(__file__).parent.parent
 README = (REPO / "README.md").read_text(encoding="utf-8")
@@ -23,6 +26,7 @@ FLOORS = (REPO / "framework" / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = [file for folder in (".", "framework", "plugins", "benchmarks", "recipes", "tests")
              for file in sorted((REPO / folder).glob("*.md"))]  # fmt: skip
 
+OF_PLUGINS = [name for name in vars(PluginHooks) if name.startswith("fw_")]
 INSTALL = "pip install . && fw run recipes/resnet18_frozen.toml"
 TEST = "pip install -e '.[test]' && pytest"
 
@@ -95,22 +99,104 @@ def test_the_readmes_python_runs(cli_process, here: Path) -> None:
     assert (here / "runs" / "two" / "summary.json").is_file()
 
 
-def test_the_guides_plugin_works_in_a_run(cli, here: Path, site, index) -> None:
-    """Both blocks as one installed module: its head and its policy train a network and pass the audit."""
-    site("my_heads", "\n".join(blocks(GUIDE, "python")))
-    [points] = [block for block in blocks(GUIDE, "toml") if "entry-points" in block]
-    assert 'my_heads = "my_heads"' in points
+@pytest.fixture
+def my_plugin(site, index) -> str:
+    """The guide's examples, one for each hook, as an installed module; the text of its test."""
+    *examples, test = blocks(GUIDE, "python")
+    site("my_plugin", "\n".join(examples))
+    return test
+
+
+def test_the_guides_plugin_has_an_example_of_every_hook(my_plugin: str) -> None:
+    import my_plugin as module
+
+    hooks = {name for name, member in vars(module).items() if hasattr(member, f"{PROJECT}_impl")}
+    assert sorted(hooks) == sorted(HOOK_NAMES)
+    print(f"{len(hooks)} hooks")
+
+
+def test_the_guides_plugin_passes_the_kit_as_the_guide_has_it(my_plugin: str, here: Path) -> None:
+    (here / "test_my_plugin.py").write_text(my_plugin)
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "test_my_plugin.py"]
+    paths = os.pathsep.join(path for path in sys.path if path)
+    done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False, timeout=500,
+                          env={**os.environ, "PYTHONPATH": paths})  # fmt: skip
+    print(done.stdout[-3000:])
+    assert done.returncode == 0
+    [passed] = re.findall(r"(\d+) passed", done.stdout)
+    assert int(passed) > 60
+
+
+def test_the_guides_plugin_works_in_a_run(my_plugin: str, cli, here: Path) -> None:
+    """Everything that it offers at once: it trains a network and passes the audit."""
     shown = cli("show", "two_layers")
     assert shown.code == 0, shown.err
     assert "width of the hidden layer" in shown.out
-    sets = ["head.use=two_layers", "freezing.use=every_other", "data.images=40", "backbone.image_size=32",
-            "train.epochs=1"]  # fmt: skip
-    result = cli("run", "smoke", "--json", *(word for key in sets for word in ("--set", key)))
+    uses = {
+        "data": "stripes", "transform.train": "squash", "transform.eval": "squash", "backbone": "two_convs",
+        "head": "two_layers", "freezing": "later", "loss": "brier", "optimizer": "sign_sgd", "scheduler": "to_zero",
+    }  # fmt: skip
+    lines = ['extends = "smoke"', 'name = "all"', "train.epochs = 2", "optimizer.lr = 0.001",
+             'metric = [{ use = "accuracy" }, { use = "top_two" }]',
+             *(f'{table}.use = "{use}"' for table, use in uses.items())]  # fmt: skip
+    (here / "all.toml").write_text("\n".join(lines))
+    result = cli("run", "all.toml", "--json", "--set", "backbone.image_size=32", "--out", "all")
     assert result.code == 0, result.err
     assert '"frozen_moved": 0' in result.out
+    diary = (here / "all" / "diary.txt").read_text().splitlines()
+    assert diary[0] == "all begins: 2 epochs"
+    assert diary[-1] == "the end: done"
+    assert any("tensors more may change" in line for line in diary)
     typo = cli("validate", "smoke", "--set", "head.use=two_layers", "--set", "head.hiden=3")
     assert typo.code == 2
     assert "did you mean 'hidden'?" in typo.err
+
+
+@pytest.fixture
+def new_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A virtual environment that sees what is installed here; `fw`, `pip` and `pytest` are its own."""
+    import sysconfig
+    import venv
+
+    folder = tmp_path / "venv"
+    venv.create(folder, symlinks=True)
+    [packages] = folder.glob("lib/*/site-packages")
+    paths = [sysconfig.get_path("purelib"), str(REPO), str(REPO / "plugins")]
+    (packages / "here.pth").write_text("".join(f"import site; site.addsitedir({path!r})\n" for path in paths))
+    mains = {"fw": "framework.cli:main", "pip": "pip._internal.cli.main:main", "pytest": "pytest:main"}
+    for name, main in mains.items():
+        module, _, function = main.partition(":")
+        script = folder / "bin" / name
+        code = f"import sys\nfrom {module} import {function}\nsys.exit({function}())\n"
+        script.write_text(f"#!{folder}/bin/python\n{code}")
+        script.chmod(0o755)
+    offline = {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_ROOT_USER_ACTION": "ignore"}
+    for name, value in {"PATH": f"{folder}/bin:{os.environ['PATH']}", **offline}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    return folder
+
+
+def neutral(line: str) -> str:
+    """A line without what differs from one time to the next."""
+    return re.sub(r"[\d.]+", "N", line.strip())
+
+
+def test_the_transcript_of_the_guide_is_what_happens(new_environment: Path, here: Path) -> None:
+    """As a new user types it, from an empty folder: every command works, and prints what is shown, figures aside."""
+    [shown] = blocks(GUIDE, "console")
+    told = [part.splitlines() for part in re.split(r"^\$ ", shown, flags=re.MULTILINE) if part]
+    script = "\n".join(f"echo {shlex.quote('$ ' + command)}\n{command}" for command, *_ in told)
+    began = time.monotonic()
+    done = subprocess.run(["bash", "-ec", script], cwd=here, text=True, check=False, timeout=500,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+    print(f"{len(told)} commands, {time.monotonic() - began:.0f} s\n{done.stdout}")
+    assert done.returncode == 0
+    printed = [part.splitlines() for part in re.split(r"^\$ ", done.stdout, flags=re.MULTILINE) if part]
+    for (command, *lines), (_, *found) in zip(told, printed, strict=True):
+        known = {neutral(line) for line in found}
+        missing = [line for line in lines if line.strip() != "..." and neutral(line) not in known]
+        assert missing == [], command
 
 
 def test_the_error_in_the_readme_is_what_fw_prints(cli, here: Path, index) -> None:
@@ -127,7 +213,7 @@ def test_every_hook_stands_in_the_guide_with_its_arguments() -> None:
     rows = {name: cells for cells in re.findall(r"^\| (`fw_.*?) \| (.*?) \| (.*?) \|$", GUIDE, re.MULTILINE)
             for name in re.findall(r"`(fw_\w+)`", cells[0])}  # fmt: skip
     hooks = [name for name in vars(ComponentHooks) if name.startswith("fw_")]
-    assert sorted(rows) == sorted([*hooks, *RUN_HOOKS])
+    assert sorted(rows) == sorted(HOOK_NAMES) == sorted([*hooks, *RUN_HOOKS, *OF_PLUGINS])
     assert sorted(hooks) == sorted(kind.hook for kind in KINDS)
     assert sorted(RUN_HOOKS) == sorted(name for name in vars(RunHooks) if name.startswith("fw_"))
     for name in hooks:
@@ -143,9 +229,27 @@ def test_every_hook_stands_in_the_guide_with_its_arguments() -> None:
 
 
 def test_every_public_name_in_the_guide_is_public() -> None:
-    used = set(re.findall(r"\bfw\.([A-Za-z]\w*)", README + GUIDE))
+    used = set(re.findall(r"\bfw\.([A-Za-z]\w*)", README + GUIDE)) - {"schema"}
     assert used <= set(fw.__all__)
     assert len(used) > 10
+
+
+def test_the_guide_lists_the_public_names() -> None:
+    listed = re.findall(r"`fw\.(\w+)`", GUIDE.partition("## Public names")[2])
+    print(f"{len(listed)} names")
+    assert sorted(listed) == sorted(fw.__all__)
+
+
+@pytest.mark.parametrize("name", fw.__all__)
+def test_each_public_name_is_documented_and_typed(name: str) -> None:
+    thing = getattr(fw, name)
+    if not (inspect.isclass(thing) or inspect.isfunction(thing)):
+        return  # types of numbers, markers
+    assert inspect.getdoc(thing)
+    if inspect.isfunction(thing):
+        hints = inspect.signature(thing)
+        assert hints.return_annotation is not inspect.Signature.empty
+        assert all(of.annotation is not inspect.Parameter.empty for of in hints.parameters.values())
 
 
 @pytest.mark.parametrize("file", DOCUMENTS, ids=lambda file: str(file.relative_to(REPO)))

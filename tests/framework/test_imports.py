@@ -21,7 +21,7 @@ FLOORS = (
     "assemble builder data schedule train checkpoint loader feed score splits mixing recalibrate running codec"
     " digests log paths signals watchers draws filling decoded keeping stored selfcheck passed",
     "rundir runs explain bench report results trained api",
-    "cli testing",
+    "cli testing schema doctor trials scaffold",
 )
 FLOOR_OF = {module: number for number, names in enumerate(FLOORS) for module in names.split()}
 HEAVY = ("torch", "torchvision", "timm", "sklearn", "torchmetrics", "matplotlib", "jinja2")
@@ -150,6 +150,8 @@ LIGHT = {
     "show of a recipe": (["show", "resnet18_frozen"], {"rich"}),
     "validate": (["validate", "resnet18_frozen"], {"rich"}),
     "plugins": (["plugins"], {"rich", "cattrs"}),
+    "help of plugins new": (["plugins", "new", "--help"], {"rich", "cattrs"}),
+    "schema": (["schema"], {"rich"}),
 }
 
 
