@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from torch import nn
 
 import framework as fw
 from framework import rundir
@@ -361,3 +362,46 @@ def test_freezing_a_model_of_ones_own() -> None:
     assert {name.split(".")[0] for name in audit["buffers_moved_by_plan"]} == {"layer4"}
     with pytest.raises(fw.FwError, match="did you mean 'last_stages'"):
         fw.freeze(model, "last_stage")
+
+
+def test_modules_that_ask_for_their_version_are_loaded_again(go, tmp_path: Path) -> None:
+    """MNASNet does; safetensors keep tensors and no versions."""
+    summary = go("backbone.use=torchvision/mnasnet0_5", "freezing.use=frozen", *TINY)
+    trained = fw.load(summary["run_dir"])
+    assert trained.predict([torch.zeros(3, 40, 40, dtype=torch.uint8)]).shape == (1, 3)
+    weights = f"backbone.weights=['run:{summary['run_dir']}']"
+    again = go("backbone.use=torchvision/mnasnet0_5", weights, *TINY, name="again")
+    assert again["weights"]["used"].startswith("run:")
+
+
+class Linear(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(2, 2)
+
+
+class Wrapper(nn.Module):
+    """A network whose only child is called as a recipe's network calls its backbone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = Linear()
+
+
+@pytest.mark.parametrize(
+    ("of", "prefix"), [(Wrapper, ""), (Wrapper, "module."), (Linear, "backbone."), (Linear, "module.backbone.")]
+)
+def test_names_are_unwrapped_as_far_as_the_backbone_needs_it(of: type[nn.Module], prefix: str, tmp_path: Path) -> None:
+    from framework.weights import _unwrapped, load_backbone
+
+    module = of()
+    drawn = {name: torch.randn_like(tensor) for name, tensor in module.state_dict().items()}
+    wrapped = {f"{prefix}{name}": tensor for name, tensor in drawn.items()}
+    load_backbone(module, _unwrapped(wrapped, module), tmp_path)
+    assert all(torch.equal(module.state_dict()[name], tensor) for name, tensor in drawn.items())
+
+
+def test_whoever_watches_hears_of_every_checkpoint(go) -> None:
+    summary = go("train.checkpoint_every=1", "freezing.use=frozen")
+    lines = [json.loads(line) for line in (Path(summary["run_dir"]) / "events.jsonl").read_text().splitlines()]
+    told = [line["step"] for line in lines if line["event"] == "checkpoint_written"]
+    assert set(range(1, summary["steps"] + 1)) - set(told) <= {summary["steps"] // 2, summary["steps"]}, told

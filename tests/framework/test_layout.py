@@ -219,6 +219,12 @@ def test_a_grouping_that_names_what_is_not_there_is_refused():
         derive_layout(resnet_network(), Grouping((("layer9.weight",),)), IMAGE)
 
 
+def test_a_grouping_that_names_a_parameter_twice_is_refused():
+    twice = Grouping((("conv1.weight",), ("conv1.weight",)))
+    with pytest.raises(FwError, match=r"names a parameter twice: 'backbone.conv1.weight'"):
+        derive_layout(resnet_network(), twice, IMAGE)
+
+
 def test_an_image_that_the_network_does_not_take_is_a_clear_error():
     with pytest.raises(FwError, match=r"VisionTransformer does not accept an image of 3x64x64") as caught:
         derive_layout(plain("vit_b_16"), None, IMAGE)

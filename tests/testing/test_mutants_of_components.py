@@ -87,13 +87,6 @@ class NotTyped(Built):
 
 
 @attrs.frozen(kw_only=True)
-class NotGiven(Built):
-    """One linear layer."""
-
-    width: int = attrs.field(init=False, default=3, metadata={"doc": "of nothing"})
-
-
-@attrs.frozen(kw_only=True)
 class NotInToml(Built):
     """One linear layer."""
 
@@ -193,7 +186,6 @@ MUTANTS = {
     "a default of another type": (lambda: of(OfAnotherType), "acme-keys_survive_a_recipe"),
     "a default out of bounds": (lambda: of(OutOfBounds), "acme-keys_survive_a_recipe"),
     "a key without a type": (lambda: of(NotTyped), "acme-keys_survive_a_recipe"),
-    "a key that cannot be given": (lambda: of(NotGiven), "acme-keys_survive_a_recipe"),
     "a default that is no TOML": (lambda: of(NotInToml), "acme-keys_survive_a_recipe"),
     "a relative path": (lambda: of(HereOrThere), "acme-keys_survive_a_recipe"),
     "arguments the other way round": (lambda: of(NamedTheOtherWay), "acme-build_takes_what_it_is_given"),
