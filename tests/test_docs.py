@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ import pytest
 import framework as fw
 from framework.catalog import HOOK_NAMES
 from framework.cli.app import NAMES, app
-from framework.hooks import KINDS, PROJECT, RUN_HOOKS, ComponentHooks, PluginHooks, RunHooks
+from framework.hooks import ENTRY_POINTS, KINDS, PROJECT, RUN_HOOKS, ComponentHooks, PluginHooks, RunHooks
 
 REPO = Path(__file__).parent.parent
 README = (REPO / "README.md").read_text(encoding="utf-8")
@@ -103,6 +105,8 @@ def test_the_readmes_python_runs(cli_process, here: Path) -> None:
 def my_plugin(site, index) -> str:
     """The guide's examples, one for each hook, as an installed module; the text of its test."""
     *examples, test = blocks(GUIDE, "python")
+    [points] = blocks(GUIDE, "toml")
+    assert tomllib.loads(points) == {"project": {"entry-points": {ENTRY_POINTS: {"my_plugin": "my_plugin"}}}}
     site("my_plugin", "\n".join(examples))
     return test
 
@@ -197,6 +201,20 @@ def test_the_transcript_of_the_guide_is_what_happens(new_environment: Path, here
         known = {neutral(line) for line in found}
         missing = [line for line in lines if line.strip() != "..." and neutral(line) not in known]
         assert missing == [], command
+
+
+def test_the_guides_commands_work_as_they_stand(my_plugin: str, cli, here: Path) -> None:
+    """With the guide's plugin installed, and a policy in a file beside the reader."""
+    assert cli("plugins", "new", "my_policy", "--kind", "freezing_policy").code == 0
+    (here / "my_policy.py").write_text((here / "my_policy" / "my_policy.py").read_text())
+    lines = [shlex.split(line, comments=True) for block in blocks(GUIDE, "sh") for line in block.splitlines()]
+    assert len(lines) >= 6
+    for command, *arguments in lines:
+        assert command == "fw"
+        result = cli(*arguments)
+        assert result.code == 0, f"fw {shlex.join(arguments)}\n{result.err}"
+    assert json.loads((here / "fw.schema.json").read_text())["$schema"]
+    print(f"{len(lines)} commands")
 
 
 def test_the_error_in_the_readme_is_what_fw_prints(cli, here: Path, index) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fw_training
 from framework.testing import plugin_checks
 from fw_training.losses import LOSSES
+from fw_training.metrics import METRICS
 
 OPTIMIZERS = (
     "torch/SGD", "torch/Adam", "torch/AdamW", "torch/RMSprop", "torch/Adadelta", "torch/Adafactor", "torch/ASGD",
@@ -40,3 +41,4 @@ test_plugin = plugin_checks(
 test_balanced_losses = plugin_checks(
     fw_training, names=tuple(BALANCED), keys={name: {key: "balanced"} for name, key in BALANCED.items()}
 )
+test_metrics = plugin_checks(fw_training, names=tuple(METRICS))

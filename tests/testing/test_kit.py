@@ -16,7 +16,7 @@ from torch import nn
 import framework as fw
 from framework.catalog import PluginSource
 from framework.component import config_fields
-from framework.testing import failures, plugin_checks
+from framework.testing import failures, kit, of_components, of_hooks, plugin_checks
 from framework.testing.kit import source_of, subjects
 from framework.testing.of_components import CHECKS
 from framework.testing.samples import sample_of
@@ -354,3 +354,17 @@ def test_an_author_sees_why_a_plugin_does_not_load(outcomes: dict[str, tuple[str
     assert (node, outcome) == ("test_unmarked[unmarked-loads]", "FAILED")
     assert "defines 'fw_heads'" in reason
     assert "without @hookimpl" in reason
+
+
+def test_every_check_is_one_of_a_kind_that_has_mutants(capsys) -> None:
+    """Each module of mutants asserts that it has one for each check of its kind; here is how many that makes."""
+    kinds = {"components": of_components.CHECKS, "hooks": of_hooks.CHECKS, **kit.CHECKS}
+    names = {"freezing_policies": "policies"}
+    here = Path(__file__).parent
+    without = [kind for kind in kinds if not (here / f"test_mutants_of_{names.get(kind, kind)}.py").is_file()]
+    assert without == []
+    assert all(len({check.name for check in checks}) == len(checks) for checks in kinds.values())
+    assert all(check.doc for checks in kinds.values() for check in checks)
+    numbers = ", ".join(f"{len(checks)} of {kind}" for kind, checks in kinds.items())
+    with capsys.disabled():
+        print(f"\n{sum(map(len, kinds.values()))} checks: {numbers}")
