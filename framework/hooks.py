@@ -33,6 +33,11 @@ class Kind:
     hook: str
     noun: str
 
+    @property
+    def header(self) -> str:
+        """How a recipe begins such a table: `[head]`."""
+        return {"transform": "[transform.train]", "metric": "[[metric]]"}.get(self.table, f"[{self.table}]")
+
 
 KINDS = (
     Kind("backbone", "backbones", "fw_backbones", "backbone"),

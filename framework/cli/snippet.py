@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import attrs
 
 from framework.component import Bounds, config_fields
+from framework.hooks import KIND_OF_TABLE
 from framework.index import Card
 from framework.shapes import default_of, to_plain
 from framework.tables import WeightsSource, core_keys
@@ -17,12 +18,11 @@ from framework.toml_text import toml_value
 _EXAMPLES: dict[Any, Any] = {
     bool: True, int: 1, float: 1.0, str: "...", Path: "path", Any: "...", WeightsSource: "random",
 }  # fmt: skip
-HEADERS = {"transform": "[transform.train]", "metric": "[[metric]]"}
 
 
 def snippet(card: Card, table: str) -> Iterator[str]:
     """The table that uses a component: what is required with an example, its other keys at their defaults."""
-    yield HEADERS.get(table, f"[{table}]")
+    yield KIND_OF_TABLE[table].header
     yield f'use = "{card.name}"'
     required = [field for field in config_fields(core_keys(table)) if field.default is attrs.NOTHING]
     for field in (*required, *attrs.fields(card.shape)):

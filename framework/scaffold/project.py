@@ -97,10 +97,7 @@ class Project:
         return {file: self._render(template) for file, template in templates.items()}
 
     def _render(self, template: str) -> str:
-        from framework.cli.snippet import HEADERS
-
-        table = self.kind.table if self.kind else ""
-        header = HEADERS.get(table, f"[{table}]") if table else ""
+        header = self.kind.header if self.kind else ""
         return _environment().get_template(f"{template}.jinja").render(project=self, header=header)
 
 
