@@ -112,10 +112,13 @@ class Grouping:
     Attributes:
         stages: parameter names of each stage, input to output.
         neck: parameter names of what stands between the last stage and the head.
+        layers: a finer division, for rates that fall with depth, input to output; the last one is what has the head's
+            rate, which may be nothing. Absent: there is none.
     """
 
     stages: tuple[tuple[str, ...], ...]
     neck: tuple[str, ...] = ()
+    layers: tuple[tuple[str, ...], ...] = ()
 
 
 @attrs.frozen
@@ -169,6 +172,8 @@ class Layout:
         biases: names of additive one-dimensional parameters outside norm layers.
         fixed: parameters that the library itself keeps from training (tables of sines and cosines); no plan made by
             `plan` trains them.
+        layers: the library's finer division of all parameters, input to output, the head's in the last; () where it
+            has none.
     """
 
     stages: tuple[Stage, ...]
@@ -177,6 +182,7 @@ class Layout:
     buffers: Mapping[str, str]
     biases: frozenset[str]
     fixed: frozenset[str] = frozenset()
+    layers: tuple[tuple[str, ...], ...] = ()
 
     @cached_property
     def parameters(self) -> tuple[str, ...]:
@@ -288,6 +294,8 @@ class Progress:
         epoch, step: how many are done.
         epochs, steps: how many the run has.
         metrics: the newest validation metrics (`val.accuracy`, ...), empty before the first validation.
+        signals: each signal that a policy `wants`, stage by stage, as the mean over the steps since its `next` was last
+            asked; a stage that does not train has none, and where no step was taken there are no signals at all.
     """
 
     epoch: int
@@ -295,6 +303,7 @@ class Progress:
     epochs: int
     steps: int
     metrics: Mapping[str, float] = attrs.field(factory=dict)
+    signals: Mapping[str, Mapping[str, float]] = attrs.field(factory=dict)
 
     @property
     def fraction(self) -> float:
@@ -316,6 +325,14 @@ class FreezingPolicy:
     def moments(self) -> Moments:
         """When `next` is asked."""
         return Moments()
+
+    def wants(self) -> frozenset[str]:
+        """The signals that `next` reads from its progress; the engine gathers what is asked for, and nothing else.
+
+        `grad_norm`: the length of the gradient of what trains in a stage, before clipping. `weight_norm`: the length of
+        these parameters.
+        """
+        return frozenset()
 
     def next(self, layout: Layout, progress: Progress) -> Plan | None:
         """The plan from here on; None keeps the one in force."""

@@ -39,13 +39,17 @@ def derive_layout(
     head = HEAD if isinstance(network, Network) else find_head(network, seen)
     body_root = BACKBONE if isinstance(network, Network) else ""
     body = [name for name in ordered.moments if not _inside(name, head)]
+    heads = tuple(name for name in ordered.moments if _inside(name, head))
+    layers: tuple[tuple[str, ...], ...] = ()
     if grouping is None:
         grouping = derive_grouping(network, body_root, body, ordered.moments)
     else:
-        grouping = _completed(_prefixed(grouping, body_root, body), body, ordered.moments)
+        prefixed = _prefixed(grouping, body_root, body)
+        layers = _with_head(prefixed.layers, body, heads)
+        grouping = _completed(prefixed, body, ordered.moments)
     sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
     stages = _named_stages(grouping, body_root, sizes)
-    stages.append(Stage(HEAD, tuple(n for n in ordered.moments if _inside(n, head)), (), "head"))
+    stages.append(Stage(HEAD, heads, (), "head"))
     modules = _assign_modules(network, stages, head, ordered)
     stages = [attrs.evolve(stage, modules=tuple(modules[i])) for i, stage in enumerate(stages)]
     return Layout(
@@ -55,6 +59,7 @@ def derive_layout(
         buffers=buffer_owners(network),
         biases=additive_biases(network),
         fixed=frozenset(name for name, parameter in network.named_parameters() if not parameter.requires_grad),
+        layers=layers,
     )
 
 
@@ -122,13 +127,24 @@ def _prefixed(grouping: Grouping, root: str, body: Sequence[str]) -> Grouping:
                           "report this to the plugin that brings the backbone")  # fmt: skip
         return found
 
-    whole = Grouping(tuple(filter(None, map(full, grouping.stages))), full(grouping.neck))
-    named = [name for names in (*whole.stages, whole.neck) for name in names]
-    twice = next((name for name, count in Counter(named).items() if count > 1), None)
-    if twice is not None:
-        raise FwError(f"the backbone's grouping names a parameter twice: {twice!r}",
-                      "report this to the plugin that brings the backbone")  # fmt: skip
+    stages, layers = (tuple(map(full, division)) for division in (grouping.stages, grouping.layers))
+    whole = Grouping(tuple(filter(None, stages)), full(grouping.neck), layers)
+    for division in ((*whole.stages, whole.neck), whole.layers):
+        named = Counter(name for names in division for name in names)
+        twice = next((name for name, count in named.items() if count > 1), None)
+        if twice is not None:
+            raise FwError(f"the backbone's grouping names a parameter twice: {twice!r}",
+                          "report this to the plugin that brings the backbone")  # fmt: skip
     return whole
+
+
+def _with_head(
+    layers: tuple[tuple[str, ...], ...], body: Sequence[str], head: tuple[str, ...]
+) -> tuple[tuple[str, ...], ...]:
+    """Layers with the head in the last; none where they leave a parameter of the backbone out."""
+    if not layers or len(body) != sum(map(len, layers)):
+        return ()
+    return (*layers[:-1], (*layers[-1], *head))
 
 
 def _completed(grouping: Grouping, body: Sequence[str], moments: Mapping[str, int]) -> Grouping:

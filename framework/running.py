@@ -18,6 +18,7 @@ from framework.contracts import Progress, Split
 from framework.display import Display
 from framework.errors import FwError
 from framework.feed import Feed
+from framework.gradients import Gradients, Tally, wanted_signals
 from framework.measure import Clock, autocast
 from framework.schedule import Schedule, build_schedule
 from framework.score import Scores
@@ -48,6 +49,7 @@ class Standing:
         step: optimizer steps done.
         loss_sum, images: of the epoch under way, for its mean training loss.
         asked_at: the step before which the policy was last asked.
+        tally: what the policy wants to know of the steps since then.
         best: the best epoch.
         last: metrics of the newest epoch (`train.loss`, `val.accuracy`, ...).
         log_bytes: length of `metrics.jsonl` up to here.
@@ -64,6 +66,7 @@ class Standing:
     loss_sum: float = 0.0
     images: int = 0
     asked_at: int = -1
+    tally: Tally = attrs.field(factory=Tally)
     best: Best = attrs.field(factory=Best)
     last: dict[str, float] = attrs.field(factory=dict)
     log_bytes: int = 0
@@ -80,7 +83,8 @@ class Standing:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Standing:
         """The standing that `to_json` gave."""
-        return cls(**{**values, "best": Best(**values["best"]), "movable": set(values["movable"])})
+        parts = {"best": Best(**values["best"]), "tally": Tally(**values.get("tally", {}))}
+        return cls(**{**values, **parts, "movable": set(values["movable"])})
 
 
 @attrs.define(eq=False)
@@ -102,6 +106,7 @@ class Run:
         facts: what the run started from: `weights`, `environment`, `data`, `recipe`, `heading`.
         best: what can move, as the best epoch has it, where that is not on disk.
         saved_at: when the newest checkpoint was written, or the run began, by `time.monotonic`.
+        gradients: looks at them where the policy wants to know; an unknown wish is an error here, before training.
     """
 
     parts: Assembly
@@ -119,6 +124,13 @@ class Run:
     facts: Mapping[str, Any] = attrs.field(factory=dict)
     best: dict[str, Tensor] = attrs.field(factory=dict)
     saved_at: float = attrs.field(factory=time.monotonic)
+    gradients: Gradients = attrs.field(init=False)
+
+    @gradients.default
+    def _gradients(self) -> Gradients:
+        parts = self.parts
+        wanted = wanted_signals(parts.policy, parts.recipe.parts["freezing"].use)
+        return Gradients(wanted, parts.network, parts.model.layout)
 
     def note_skipped(self, split: Split, skipped: Iterable[tuple[int, str]]) -> None:
         """Remembers which images of a split could not be read, by name, once."""
@@ -129,7 +141,7 @@ class Run:
         self.pending.append((loss.detach(), count))
 
     def settle(self) -> None:
-        """Adds the remembered losses up, in their order, so that the sum does not depend on when this is called.
+        """Adds up what is remembered, in its order, so that no sum depends on when this is called.
 
         Raises:
             FwError: the loss is no number any more, so that nothing of it reaches a checkpoint.
@@ -139,9 +151,15 @@ class Run:
             at.loss_sum += float(loss) * count
             at.images += count
         self.pending.clear()
+        self.gradients.settle(at.tally)
         if not math.isfinite(at.loss_sum):
             raise FwError(f"the loss is {at.loss_sum} at step {at.step}, in epoch {at.epoch + 1}",
                           "lower optimizer.lr, or set train.clip_norm")  # fmt: skip
+
+    def take_signals(self) -> dict[str, dict[str, float]]:
+        """What the policy wants to know of the steps since it was last asked; the next ones are counted anew."""
+        self.settle()
+        return self.standing.tally.take()
 
     @cached_property
     def batches_per_epoch(self) -> int:

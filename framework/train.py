@@ -102,6 +102,7 @@ def take_step(run: Run) -> None:
     """Clips the gradient where asked and moves the parameters and the learning rates."""
     parameters = [p for group in run.parts.optimizer.param_groups for p in group["params"]]
     make_up_for_skipped(run, parameters)
+    run.gradients.note()
     limit = run.parts.recipe.train.clip_norm
     if limit:
         nn.utils.clip_grad_norm_(parameters, limit)
@@ -236,8 +237,9 @@ def follow_policy(run: Run) -> None:
     if not policy_is_due(run):
         return
     run.standing.asked_at = run.standing.step
+    now = attrs.evolve(run.progress(), signals=run.take_signals())
     with naming("freezing", run.parts.recipe.parts["freezing"]):
-        plan = run.parts.policy.next(run.parts.model.layout, run.progress())
+        plan = run.parts.policy.next(run.parts.model.layout, now)
     if plan is not None and plan != run.parts.frozen.plan:
         change_plan(run, plan)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import suppress
 from typing import Any
@@ -14,7 +15,7 @@ from framework.testing.case import Case
 from framework.testing.networks import BACKBONES, Sample, sample
 from framework.train import is_due
 
-METHODS = ("start", "scales", "moments", "next", "state", "restore")
+METHODS = ("start", "scales", "moments", "wants", "next", "state", "restore")
 EPOCHS, STEPS_PER_EPOCH = 6, 5
 STEPS = EPOCHS * STEPS_PER_EPOCH
 
@@ -50,11 +51,18 @@ def answers(policy: FreezingPolicy, layout: Layout, moments: Iterable[Progress])
         try:
             if not is_due(policy.moments(), now, begins=now.step % STEPS_PER_EPOCH == 0):
                 continue
-            said = policy.next(layout, now)
+            said = policy.next(layout, attrs.evolve(now, signals=signals(policy, layout, now.step)))
         except Exception as error:
             error.add_note(f"at epoch {now.epoch}, step {now.step} of a run of {now.epochs} epochs, {now.steps} steps")
             raise
         yield now, said
+
+
+def signals(policy: FreezingPolicy, layout: Layout, steps: int) -> dict[str, dict[str, float]]:
+    """What the engine has gathered of the signals that a policy wants; nothing before the first step."""
+    wanted = policy.wants() if steps else frozenset[str]()
+    return {name: {stage.name: 2.0 + math.sin(steps * place) for place, stage in enumerate(layout.stages, start=1)}
+            for name in wanted}  # fmt: skip
 
 
 def plans(policy: FreezingPolicy, layout: Layout, moments: Iterable[Progress]) -> Iterator[Plan]:

@@ -13,7 +13,7 @@ from torch import nn
 
 import framework as fw
 from fw_timm.downloads import fetch
-from fw_timm.grouping import coarse_grouping
+from fw_timm.grouping import grouping_of
 from fw_timm.packaged import PACKAGES, packaged_weights
 
 _OURS = {
@@ -77,7 +77,7 @@ class TimmBackbone:
             given = shape or "several tensors"
             raise fw.FwError(f"timm/{self.model} gives {given} for one image, not a vector of features",
                              "leave backbone.options.global_pool to the model, or use a model that pools")  # fmt: skip
-        return fw.Backbone(module, shape[1], spec, coarse_grouping(module), source.info)
+        return fw.Backbone(module, shape[1], spec, grouping_of(module), source.info)
 
 
 def _is_vector(shape: tuple[int, ...] | None) -> bool:

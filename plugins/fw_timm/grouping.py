@@ -1,4 +1,4 @@
-"""timm's own coarse grouping of a model's parameters, as stages and neck."""
+"""timm's own grouping of a model's parameters: the coarse one as stages and neck, the fine one as layers."""
 
 from __future__ import annotations
 
@@ -14,6 +14,31 @@ import framework as fw
 _JOINS_PREVIOUS = 99999
 _STANDS_ALONE = 99998
 _MATCHES_NOTHING = "\0"
+
+
+def grouping_of(module: nn.Module) -> fw.Grouping | None:
+    """timm's grouping of a model without its classifier; None where it has none, or a single group."""
+    coarse = coarse_grouping(module)
+    return None if coarse is None else attrs.evolve(coarse, layers=fine_layers(module))
+
+
+def fine_layers(module: nn.Module) -> tuple[tuple[str, ...], ...]:
+    """The layers of `group_matcher(coarse=False)`, by which timm's `layer_decay` counts; () where a model has none.
+
+    The name of the classifier, which is gone, shows which layer is the head's; it is the last, or there are no layers.
+    """
+    matcher_of: Any = getattr(module, "group_matcher", None)
+    named: Any = getattr(module, "pretrained_cfg", {}).get("classifier") or ()
+    classifier = named if isinstance(named, str) else next(iter(named), None)
+    if matcher_of is None or classifier is None:
+        return ()
+    names = [name for name, _ in module.named_parameters()]
+    head = f"{classifier}.weight"
+    layer_of = _group([*names, head], matcher_of(coarse=False), reverse=True)
+    layers: list[list[str]] = [[] for _ in range(max(layer_of.values()) + 1)]
+    for name in names:
+        layers[layer_of[name]].append(name)
+    return tuple(map(tuple, layers)) if layer_of[head] == len(layers) - 1 else ()
 
 
 def coarse_grouping(module: nn.Module) -> fw.Grouping | None:

@@ -19,7 +19,7 @@ FLOORS = (
     "network layout freezing groups weights kinds tracing units files pictures capture costs marking cut division"
     " shared formats casting partition identity entries features lanes lean measure allocator",
     "assemble builder data schedule train checkpoint loader feed score splits mixing recalibrate running codec"
-    " digests log paths signals watchers draws filling decoded keeping stored selfcheck passed",
+    " digests log paths signals watchers draws gradients filling decoded keeping stored selfcheck passed",
     "rundir runs explain bench report results trained api",
     "cli testing schema doctor trials scaffold",
 )

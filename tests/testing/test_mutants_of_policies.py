@@ -195,7 +195,7 @@ class LooksAtTheEngine(Thawing):
 
 
 MUTANTS: dict[str, tuple[Any, str]] = {
-    "builds_a_policy": (NoPolicy, "without moments, state, restore: have its class inherit from fw.FreezingPolicy"),
+    "builds_a_policy": (NoPolicy, "without moments, wants, state, restore: have its class inherit from fw."),
     "starts_or_says_why_not": (NeedsBatchNorms, "'layer_norm' with StopIteration"),
     "answers_with_a_plan_or_none": (RunsOutOfStages, "IndexError: tuple index out of range; at epoch 5, step 25"),
     "plans_are_well_formed": (MisspeltSchedule, "'warmup'; it is one of 'continue', 'restart', 'warm_up'"),
