@@ -193,7 +193,8 @@ def describe(kind: Any, plural: bool = False) -> str:
         return f"an array of {len(args)}: " + ", ".join(describe(arm) for arm in args)
     if origin in (dict, Mapping):
         return f"a table of {describe(args[1], plural=True)}"
-    return "a table with the keys " + ", ".join(field.name for field in attrs.fields(kind))
+    keys = ", ".join(field.name for field in attrs.fields(kind))
+    return f"{'tables' if plural else 'a table'} with the keys {keys}"
 
 
 def _limits(bounds: Bounds) -> list[str]:

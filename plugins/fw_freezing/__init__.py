@@ -8,6 +8,7 @@ from fw_freezing.head_first import FineTune, GradualUnfreeze, LpFt
 from fw_freezing.kinds import BiasOnly, NormOnly
 from fw_freezing.layer_decay import LayerDecay
 from fw_freezing.pattern import Pattern
+from fw_freezing.phases import Phases
 from fw_freezing.stages import FirstStages, Frozen, Full, LastStages, Stages
 from fw_freezing.surgical import AutoRgn, Surgical
 
@@ -24,6 +25,7 @@ def fw_freezing_policies() -> list[fw.Component]:
         fw.Component("pattern", Pattern),
         fw.Component("norm_only", NormOnly),
         fw.Component("bias_only", BiasOnly),
+        fw.Component("phases", Phases),
         fw.Component("lp_ft", LpFt),
         fw.Component("fine_tune", FineTune),
         fw.Component("gradual_unfreeze", GradualUnfreeze),
