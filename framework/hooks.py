@@ -155,7 +155,9 @@ class RunHooks:
 
     @hookspec
     def fw_plan_changed(self, facts: Facts) -> None:
-        """After a policy's new plan is in force. Facts: `epoch`, `step`, `trainable`, `added`, `removed`."""
+        """After a policy's new plan is in force. Facts: `epoch`, `step`, `trainable`, `added`, `removed`,
+        `schedule` (what the scheduler does), `scales` (of learning rates, without repetition).
+        """
 
     @hookspec
     def fw_checkpoint_written(self, facts: Facts) -> None:

@@ -256,9 +256,11 @@ def change_plan(run: Run, plan: Plan) -> None:
     {"continue": lambda: None, "restart": run.schedule.restart, "warm_up": run.schedule.warm_up}[plan.schedule]()
     follow_plan(run)
     run.watchers.tell("fw_plan_changed", epoch=run.standing.epoch, step=run.standing.step,
-                      trainable=sorted(plan.trainable), added=change.added, removed=change.removed)  # fmt: skip
-    run.display.note(f"plan changed before step {run.standing.step + 1}: {len(plan.trainable)} tensors train "
-                     f"(+{len(change.added)} -{len(change.removed)})")  # fmt: skip
+                      trainable=sorted(plan.trainable), added=change.added, removed=change.removed,
+                      schedule=plan.schedule, scales=sorted({*plan.trainable.values()}))  # fmt: skip
+    counts = f"{len(plan.trainable)} tensors train (+{len(change.added)} -{len(change.removed)})"
+    said = "; ".join([counts, *besides(plan)])
+    run.display.note(f"plan changed before step {run.standing.step + 1}: {said}")
 
 
 def note_change(run: Run, change: Change) -> None:
@@ -267,8 +269,17 @@ def note_change(run: Run, change: Change) -> None:
     moving = [stage.name for stage in stages if not plan.trainable.keys().isdisjoint(stage.parameters)]
     run.standing.plan_changes.append({
         "epoch": run.standing.epoch, "step": run.standing.step, "trainable": len(plan.trainable),
-        "added": len(change.added), "removed": len(change.removed), "stages": moving,
+        "added": len(change.added), "removed": len(change.removed), "stages": moving, "besides": besides(plan),
     })  # fmt: skip
+
+
+def besides(plan: Plan) -> list[str]:
+    """What a plan says beside what trains, in words; nothing where all is as usual."""
+    low, high = min(plan.trainable.values()), max(plan.trainable.values())
+    rates = f"rates {low:g}x" + (f" to {high:g}x" if high > low else "")
+    scheduler = {"restart": "the scheduler restarts", "warm_up": "rates warm up"}.get(plan.schedule, "")
+    norms = f"{len(plan.recalibrate)} norms are estimated anew" if plan.recalibrate else ""
+    return [words for words in (rates if (low, high) != (1, 1) else "", scheduler, norms) if words]
 
 
 def follow_plan(run: Run) -> None:

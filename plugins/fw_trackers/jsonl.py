@@ -41,9 +41,10 @@ class Jsonl(Tracker):
                         lr=facts["lr"], images_per_s=facts["images_per_s"]))  # fmt: skip
 
     def plan_changed(self, facts: Facts) -> None:
-        """How many parameter tensors train from here on, and which came and went."""
+        """How many parameter tensors train from here on, which came and went, at which rates."""
         self._add(_line("plan_changed", epoch=facts["epoch"], step=facts["step"], trainable=len(facts["trainable"]),
-                        added=sorted(facts["added"]), removed=sorted(facts["removed"])))  # fmt: skip
+                        added=sorted(facts["added"]), removed=sorted(facts["removed"]), schedule=facts["schedule"],
+                        scales=list(facts["scales"])))  # fmt: skip
 
     def checkpoint_written(self, facts: Facts) -> None:
         """Where it is."""

@@ -441,12 +441,13 @@ def test_a_change_of_plan_shows_wherever_a_run_is_followed(index, tmp_path: Path
     monkeypatch.setenv("FW_TRACKERS", "jsonl")
     said: list[str] = []
     monkeypatch.setattr(NullDisplay, "note", lambda self, text: said.append(text))
-    phases = [{"train": "head"}, {"step": 2, "unfreeze": "layer3"}, {"epoch": 2, "train": "layer3"}]
+    phases = [{"train": "head"}, {"step": 2, "unfreeze": "layer3", "scale": 0.1, "schedule": "warm_up"},
+              {"epoch": 2, "train": "layer3", "scale": {"layer3": 1.0}}]  # fmt: skip
     run(index, tables_of({"phases": phases}, train={"report": True}), tmp_path / "run")
     head, third = (len(layout_of().select([name])[0].parameters) for name in ("head", "layer3"))
     both = head + third
     assert [text for text in said if text.startswith("plan changed")] == [
-        f"plan changed before step 3: {both} tensors train (+{third} -0)",
+        f"plan changed before step 3: {both} tensors train (+{third} -0); rates 0.1x to 1x; rates warm up",
         f"plan changed before step 7: {third} tensors train (+0 -{head})",
     ]
     folder = tmp_path / "run"
@@ -455,8 +456,11 @@ def test_a_change_of_plan_shows_wherever_a_run_is_followed(index, tmp_path: Path
     told = [(line["epoch"], line["step"], line["trainable"], len(line["added"]), len(line["removed"]))
             for line in events if line["event"] == "plan_changed"]  # fmt: skip
     assert told == [(0, 2, both, third, 0), (2, 6, third, 0, head)]
+    also = [(line["schedule"], line["scales"]) for line in events if line["event"] == "plan_changed"]
+    assert also == [("warm_up", [0.1, 1.0]), ("continue", [1.0])]
     report = (folder / "report.html").read_text(encoding="utf-8")
     assert "Tensors that train from a step on" in report
+    assert "rates 0.1x to 1x, rates warm up" in report
     assert report.count("plan change") >= 2, "a mark in each drawing by epoch"
 
 

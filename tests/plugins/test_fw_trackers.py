@@ -157,7 +157,8 @@ def checkpoint(number: int, step: int) -> tuple[str, dict[str, Any]]:
 
 
 def plan(after: int, step: int) -> tuple[str, dict[str, Any]]:
-    return "fw_plan_changed", {"epoch": after, "step": step, "trainable": ["a", "b"], "added": ("b",), "removed": ()}
+    return "fw_plan_changed", {"epoch": after, "step": step, "trainable": ["a", "b"], "added": ("b",), "removed": (),
+                               "schedule": "restart", "scales": [0.5, 1.0]}  # fmt: skip
 
 
 STARTED = "fw_run_started", {"name": "x", "recipe": {"seed": 0}, "classes": ["a"], "steps": 20, "epochs": 4}
@@ -230,6 +231,7 @@ def test_a_change_of_plan_names_what_came_and_went(tmp_path: Path) -> None:
     tell(tmp_path, [STARTED, plan(1, 5)])
     [line] = events(tmp_path, "plan_changed")
     assert (line["trainable"], line["added"], line["removed"]) == (2, ["b"], [])
+    assert (line["schedule"], line["scales"]) == ("restart", [0.5, 1.0])
 
 
 def test_runs_whose_events_alternate_do_not_mix(tmp_path: Path) -> None:
