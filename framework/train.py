@@ -11,7 +11,7 @@ from torch import nn
 
 from framework import checkpoint
 from framework.builder import naming
-from framework.contracts import Moments, Plan, Progress, Split
+from framework.contracts import Moments, Plan, Split
 from framework.draws import seed_draws
 from framework.errors import Interrupted
 from framework.feed import Fed
@@ -217,14 +217,21 @@ def policy_is_due(run: Run) -> bool:
     at, moments = run.standing, run.parts.policy.moments()
     if at.asked_at == at.step:
         return False
-    return is_due(moments, run.progress(), begins=at.batch == 0)
+    return is_due(moments, at.epoch, at.step, run.steps, begins=at.batch == 0)
 
 
-def is_due(moments: Moments, now: Progress, begins: bool) -> bool:
-    """Whether a moment has come; `begins`: the next step is an epoch's first."""
-    if begins and (now.epoch in moments.epochs or (moments.every_epoch and now.epoch > 0)):
+def is_due(moments: Moments, epoch: int, step: int, steps: int, begins: bool) -> bool:
+    """Whether a moment has come, where so many epochs, and of all steps so many, are done.
+
+    Args:
+        moments: of a policy.
+        epoch, step: how many are done.
+        steps: how many the run has.
+        begins: whether the next step is an epoch's first.
+    """
+    if begins and (epoch in moments.epochs or (moments.every_epoch and epoch > 0)):
         return True
-    return now.step in moments.steps or any(has_come(share, now.step, now.steps) for share in moments.fractions)
+    return step in moments.steps or any(has_come(share, step, steps) for share in moments.fractions)
 
 
 def has_come(share: float, step: int, steps: int) -> bool:
@@ -250,7 +257,7 @@ def change_plan(run: Run, plan: Plan) -> None:
     run.parts.frozen.auditor.close()
     checkpoint.keep_base(run)
     change = run.parts.frozen.apply(plan)
-    note_change(run, change)
+    noted = note_change(run, change)
     run.parts.groups.follow(plan)
     begin_plan(run)
     {"continue": lambda: None, "restart": run.schedule.restart, "warm_up": run.schedule.warm_up}[plan.schedule]()
@@ -258,19 +265,21 @@ def change_plan(run: Run, plan: Plan) -> None:
     run.watchers.tell("fw_plan_changed", epoch=run.standing.epoch, step=run.standing.step,
                       trainable=sorted(plan.trainable), added=change.added, removed=change.removed,
                       schedule=plan.schedule, scales=sorted({*plan.trainable.values()}))  # fmt: skip
-    counts = f"{len(plan.trainable)} tensors train (+{len(change.added)} -{len(change.removed)})"
-    said = "; ".join([counts, *besides(plan)])
+    counts = f"{noted['trainable']} tensors train (+{noted['added']} -{noted['removed']})"
+    said = "; ".join([counts, *noted["besides"]])
     run.display.note(f"plan changed before step {run.standing.step + 1}: {said}")
 
 
-def note_change(run: Run, change: Change) -> None:
+def note_change(run: Run, change: Change) -> dict[str, Any]:
     """Remembers a change of plan, for the summary; a checkpoint may be written before the new plan's first step."""
     plan, stages = run.parts.frozen.plan, run.parts.model.layout.stages
     moving = [stage.name for stage in stages if not plan.trainable.keys().isdisjoint(stage.parameters)]
-    run.standing.plan_changes.append({
+    noted = {
         "epoch": run.standing.epoch, "step": run.standing.step, "trainable": len(plan.trainable),
         "added": len(change.added), "removed": len(change.removed), "stages": moving, "besides": besides(plan),
-    })  # fmt: skip
+    }  # fmt: skip
+    run.standing.plan_changes.append(noted)
+    return noted
 
 
 def besides(plan: Plan) -> list[str]:

@@ -49,7 +49,7 @@ def answers(policy: FreezingPolicy, layout: Layout, moments: Iterable[Progress])
     """When a started policy is asked, and what it says; what it raises comes through and says when."""
     for now in moments:
         try:
-            if not is_due(policy.moments(), now, begins=now.step % STEPS_PER_EPOCH == 0):
+            if not is_due(policy.moments(), now.epoch, now.step, now.steps, begins=now.step % STEPS_PER_EPOCH == 0):
                 continue
             said = policy.next(layout, attrs.evolve(now, signals=signals(policy, layout, now.step)))
         except Exception as error:

@@ -37,7 +37,7 @@ def plans_of(keys: Any, layout: fw.Layout, epochs: int, steps_per_epoch: int) ->
     found = [policy.start(layout)]
     for step in range(steps):
         now = fw.Progress(step // steps_per_epoch, step, epochs, steps)
-        due = train.is_due(policy.moments(), now, begins=step % steps_per_epoch == 0)
+        due = train.is_due(policy.moments(), now.epoch, now.step, now.steps, begins=step % steps_per_epoch == 0)
         found.append((policy.next(layout, now) if due else None) or found[-1])
     stated = policy.scales() | {*found[0].trainable.values()}
     assert {scale for plan in found for scale in plan.trainable.values()} <= stated
