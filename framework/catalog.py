@@ -82,6 +82,11 @@ class PluginSource:
         return cls(name, distribution, "0", getattr(plugin, "__name__", name), lambda: plugin)
 
     @property
+    def package(self) -> str:
+        """The package or module at the top of the plugin's."""
+        return self.module.partition(":")[0].partition(".")[0]
+
+    @property
     def label(self) -> str:
         """How messages call it: `fw_timm (fw-transfer 0.1.0)`."""
         return f"{self.name} ({self.file or f'{self.distribution} {self.version}'})"

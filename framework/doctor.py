@@ -14,7 +14,7 @@ import attrs
 from framework.catalog import DuplicateName, PluginSource, installed_plugins
 from framework.errors import FwError, name_hints
 from framework.index import Index, PluginRecord, build_index, installed_index, plugin_file
-from framework.trials import SLOW, Trial, Trials, package_of, try_imports
+from framework.trials import SLOW, Trial, Trials, try_imports
 
 PACKAGES = {"PIL": "pillow", "cv2": "opencv-python", "skimage": "scikit-image", "sklearn": "scikit-learn",
             "yaml": "PyYAML"}  # fmt: skip
@@ -181,7 +181,7 @@ def _judged(fault: str, fatal: bool, source: PluginSource) -> tuple[str, tuple[s
 def _to_install(module: str, source: PluginSource) -> tuple[str, ...]:
     """What brings a missing module: the plugin's own distribution, or another package."""
     package = module.partition(".")[0]
-    if package == package_of(source):
+    if package == source.package:
         return (f"pip install --force-reinstall {source.distribution}: its entry point names {source.module}",)
     if package == "framework":
         return (f"pip install --upgrade {source.distribution} fw-transfer: one is older than the other",)
@@ -208,7 +208,7 @@ def _of_place(source: PluginSource) -> Iterator[Finding]:
         return
     yield Finding(
         source.name, "its module is shadowed",
-        f"{source.distribution} has it at {home}, but `import {package_of(source)}` finds {found}",
+        f"{source.distribution} has it at {home}, but `import {source.package}` finds {found}",
         (f"rename or remove {found}", "or leave its folder out of PYTHONPATH"),
     )  # fmt: skip
 
@@ -219,7 +219,7 @@ def _home(source: PluginSource) -> Path | None:
         installed = distribution(source.distribution)
     except PackageNotFoundError:
         return None
-    beside = (Path(str(installed.locate_file(name))) for name in (package_of(source), f"{package_of(source)}.py"))
+    beside = (Path(str(installed.locate_file(name))) for name in (source.package, f"{source.package}.py"))
     return next((path for path in beside if path.exists()), None) or _checkout(installed)
 
 
@@ -265,7 +265,7 @@ def _of_speed(source: PluginSource, trial: Trial, torch_s: float) -> Iterator[Fi
     dearest = next(iter(trial.costs), "")
     mend = (
         "do that work in build, or in the hook, and not as the module is imported"
-        if dearest == package_of(source)
+        if dearest == source.package
         else f"import {dearest or 'what is large'} inside the functions that need it"
     )
     yield Finding(

@@ -326,7 +326,7 @@ def plugin_file(source: PluginSource) -> Path | None:
         return source.file
 
     try:
-        spec = find_spec(source.module.partition(":")[0].partition(".")[0])
+        spec = find_spec(source.package)
     except (ImportError, ValueError):
         return None
     return Path(spec.origin) if spec is not None and spec.origin is not None else None

@@ -80,11 +80,6 @@ def try_imports(sources: Iterable[PluginSource], limit_s: int = LIMIT_S) -> Tria
     return Trials(data["torch_s"], {label: Trial(**trial) for label, trial in data["of"].items()})
 
 
-def package_of(source: PluginSource) -> str:
-    """The package or module at the top of a plugin's."""
-    return source.module.partition(":")[0].partition(".")[0]
-
-
 # ------------------------------------------------------------------------------------------ in the other process
 
 _TOLD = ("name", "distribution", "version", "module")
@@ -165,7 +160,7 @@ def _try(source: PluginSource) -> Trial:
         seconds = time.perf_counter() - began
         sys.stderr.flush()
         said.seek(0)
-        return Trial(seconds, _costs(said.read(), seconds, package_of(source)), fault)
+        return Trial(seconds, _costs(said.read(), seconds, source.package), fault)
 
 
 def _costs(text: str, whole: float, package: str) -> dict[str, float]:
