@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -345,10 +345,15 @@ def _across(recipe: Recipe, document: Document) -> Iterator[Problem]:
                           ("say how many epochs it lasts",))  # fmt: skip
 
 
-def trusting(index: Index, *resolved: Path) -> Index:
-    """An index with the plugin files of recipes that this program wrote itself."""
-    files = (file for path in resolved for file in plugin_files(read_document(path)))
-    return index.including_files(dict.fromkeys(files))
+def load_trusted(files: Iterable[Path], index: Index) -> tuple[list[Recipe], Index]:
+    """Resolved recipes that this program wrote itself, and the index with the plugin files that they name.
+
+    Raises:
+        FwError: a recipe, or a plugin that it names, is gone or no longer fits the installed plugins.
+    """
+    documents = [read_document(file) for file in files]
+    trusted = index.including_files(dict.fromkeys(file for document in documents for file in plugin_files(document)))
+    return [check(document, trusted) for document in documents], trusted
 
 
 def load_resolved(path: Path, index: Index) -> Recipe:

@@ -27,7 +27,7 @@ from framework.files import write_json
 from framework.formats import place
 from framework.index import Index, installed_index
 from framework.measure import free_mb, peak_since_reset_mb, pick_device, reset_peak, resident_mb, synchronize
-from framework.recipe import Recipe, load_resolved, trusting
+from framework.recipe import Recipe, load_trusted
 from framework.results import parameter_counts
 from framework.running import Run
 from framework.runs import prepare_run
@@ -125,8 +125,8 @@ def use_libraries(device: torch.device) -> None:
 def main(recipe: str, result: str, many: str, *count_and_began: str) -> int:
     """The process: reads the recipe, writes the result."""
     *count, began = count_and_began
-    index, wait = trusting(installed_index(), Path(recipe)), turns()
-    loaded = load_resolved(Path(recipe), index)
+    wait = turns()
+    [loaded], index = load_trusted([Path(recipe)], installed_index())
     device = pick_device(loaded.engine.device)
 
     def turn() -> None:

@@ -19,7 +19,7 @@ from framework.display import NullDisplay
 from framework.errors import FwError, Interrupted
 from framework.index import installed_index
 from framework.measure import pick_device
-from framework.recipe import load_resolved, trusting
+from framework.recipe import load_trusted
 from framework.runs import start_run
 from framework.shared import Shared
 
@@ -34,8 +34,8 @@ def train_all(jobs: list[tuple[str, str]], out: TextIO) -> None:
     Raises:
         Interrupted: a signal asked to stop.
     """
-    index, shared = trusting(installed_index(), *(Path(recipe) for recipe, _ in jobs)), Shared()
-    recipes = [load_resolved(Path(recipe), index) for recipe, _ in jobs]
+    recipes, index = load_trusted([Path(recipe) for recipe, _ in jobs], installed_index())
+    shared = Shared()
     with keeping_memory(torch.device(pick_device(recipes[0].engine.device).type)):
         for recipe, (_, folder) in zip(recipes, jobs, strict=True):
             reason = ""
