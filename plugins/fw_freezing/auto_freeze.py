@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import attrs
 
 import framework as fw
-from fw_freezing.once import parameters_of
+from fw_freezing.once import NORM, parameters_of
 
 Intervals = Annotated[int, fw.Bounds(ge=3)]
 """Two are compared, and a third has something of it."""
@@ -32,7 +32,7 @@ class AutoFreeze:
 
     intervals: Intervals = fw.key(20, "parts of the run, equal in steps, at whose ends stages may freeze; at least 3")
     percentile: fw.Fraction = fw.key(0.5, "share of the training stages that change too little to go on, 0 to 1")
-    norm: fw.NormMode = fw.key("fixed", "batch norms that are not trained: fixed, batch, or recalibrate")
+    norm: fw.NormMode = fw.key("fixed", NORM)
 
     def build(self) -> fw.FreezingPolicy:
         """The policy, with nothing frozen."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import attrs
 
 import framework as fw
+from fw_freezing.once import NORM
 
 
 @attrs.frozen
@@ -42,7 +43,7 @@ class Calendar:
 class InTurn:
     """A policy's keys and, since it knows beforehand what it will decide, its plans and when they come."""
 
-    norm: fw.NormMode = fw.key("fixed", "batch norms that are not trained: fixed, batch, or recalibrate")
+    norm: fw.NormMode = fw.key("fixed", NORM)
 
     def build(self) -> fw.FreezingPolicy:
         """The policy."""

@@ -8,12 +8,15 @@ import attrs
 
 import framework as fw
 
+NORM = "batch norms that are not trained: fixed, batch, or recalibrate"
+"""What the key `norm` of every policy says."""
+
 
 @attrs.frozen(kw_only=True)
 class Once:
     """A policy's keys and, since it never changes its mind, its only decision: `chosen`."""
 
-    norm: fw.NormMode = fw.key("fixed", "batch norms that are not trained: fixed, batch, or recalibrate")
+    norm: fw.NormMode = fw.key("fixed", NORM)
 
     def build(self) -> fw.FreezingPolicy:
         """The policy."""

@@ -10,6 +10,7 @@ import attrs
 
 import framework as fw
 from fw_freezing.moments import KINDS, START, Moment
+from fw_freezing.once import NORM
 from fw_freezing.words import Words, meant_by, scales_by
 
 Share = Annotated[float, fw.Bounds(gt=0, lt=1)]
@@ -29,7 +30,7 @@ class Phase:
     scale: fw.PositiveFloat | dict[str, fw.PositiveFloat] | None = fw.key(
         None, "learning-rate scale of what begins to train, or a table: { head = 1.0, backbone = 0.1 }"
     )
-    norm: fw.NormMode | None = fw.key(None, "batch norms that are not trained: fixed, batch, or recalibrate")
+    norm: fw.NormMode | None = fw.key(None, NORM)
     schedule: Literal["continue", "restart", "warm_up"] = fw.key("continue", "what the scheduler does as it begins")
 
 
