@@ -10,6 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from framework.additions import Adapter as Adapter
+    from framework.additions import Finisher as Finisher
+    from framework.additions import Regularizer as Regularizer
     from framework.api import Frozen as Frozen
     from framework.api import RunResult as RunResult
     from framework.api import freeze as freeze
@@ -59,6 +62,7 @@ if TYPE_CHECKING:
     from framework.tracing import output_shape as output_shape
 
 _HOME = {
+    "additions": ("Adapter", "Finisher", "Regularizer"),
     "api": ("Frozen", "RunResult", "freeze", "load", "run", "run_each"),
     "component": (
         "Bounds", "Component", "Count", "Family", "Fraction", "NonNegative", "PositiveFloat", "PositiveInt", "key",

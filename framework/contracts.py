@@ -151,13 +151,13 @@ class Stage:
         name: short and unique (`stem`, `layer4`, `blocks.11`, `neck`, `head`).
         parameters: full names of its parameters; every parameter is in exactly one stage.
         modules: full names of its modules, those without parameters included.
-        role: `stage`, `neck` or `head`.
+        role: `stage`, `neck`, `adapter` (what one added beside the stages) or `head`.
     """
 
     name: str
     parameters: tuple[str, ...]
     modules: tuple[str, ...]
-    role: Literal["stage", "neck", "head"] = "stage"
+    role: Literal["stage", "neck", "adapter", "head"] = "stage"
 
 
 @attrs.frozen(slots=False)
@@ -174,6 +174,9 @@ class Layout:
             `plan` trains them.
         layers: the library's finer division of all parameters, input to output, the head's in the last; () where it
             has none.
+        outputs: each module of the backbone that is called, in the order of first calls -> the shape of the tensor that
+            it gives for one image, (1, ...); () where it gives something else.
+        added: parameters that an adapter added; every plan made by `plan` trains them.
     """
 
     stages: tuple[Stage, ...]
@@ -183,6 +186,8 @@ class Layout:
     biases: frozenset[str]
     fixed: frozenset[str] = frozenset()
     layers: tuple[tuple[str, ...], ...] = ()
+    outputs: Mapping[str, tuple[int, ...]] = attrs.field(factory=dict)
+    added: frozenset[str] = frozenset()
 
     @cached_property
     def parameters(self) -> tuple[str, ...]:
@@ -208,6 +213,22 @@ class Layout:
     def head(self) -> Stage:
         """The head; it may hold no parameter."""
         return self.stages[-1]
+
+    @cached_property
+    def ends(self) -> Mapping[str, str]:
+        """Stage of the body -> the module whose output is the stage's, for those that have one.
+
+        It is the last, by its first call, of the outermost modules that lie in the stage alone and give a tensor.
+        """
+        found = {}
+        for stage in self.body:
+            others = {module for other in self.stages if other is not stage for module in other.modules}
+            alone = [name for name, shape in self.outputs.items() if shape and name in {*stage.modules}
+                     and not any(other.startswith(f"{name}.") for other in others)]  # fmt: skip
+            outermost = [name for name in alone if not any(name.startswith(f"{around}.") for around in alone)]
+            if outermost:
+                found[stage.name] = outermost[-1]
+        return found
 
     def select(self, names: Iterable[str]) -> tuple[Stage, ...]:
         """The stages called `names`, in the order of the network.
@@ -236,9 +257,10 @@ class Layout:
         """A plan that trains these parameters, with `norm` for the batch norms it does not train.
 
         Args:
-            trainable: parameter names, or names -> learning-rate scales.
+            trainable: parameter names, or names -> learning-rate scales; what an adapter added trains in any case.
         """
-        asked = trainable if isinstance(trainable, Mapping) else dict.fromkeys(trainable, 1.0)
+        named = trainable if isinstance(trainable, Mapping) else dict.fromkeys(trainable, 1.0)
+        asked = {**dict.fromkeys(sorted(self.added), 1.0), **named}
         scales = {name: scale for name, scale in asked.items() if name not in self.fixed}
         trained = self.trained_batch_norms(scales)
         others = self.batch_norms - trained

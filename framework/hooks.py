@@ -49,6 +49,9 @@ KINDS = (
     Kind("data", "datasets", "fw_datasets", "data set"),
     Kind("transform", "transforms", "fw_transforms", "transform"),
     Kind("metric", "metrics", "fw_metrics", "metric"),
+    Kind("adapter", "adapters", "fw_adapters", "adapter"),
+    Kind("regularizer", "regularizers", "fw_regularizers", "regularizer"),
+    Kind("finisher", "finishers", "fw_finishers", "finisher"),
 )
 KIND_OF_TABLE = {kind.table: kind for kind in KINDS}
 KIND_OF_REGISTRY = {kind.registry: kind for kind in KINDS}
@@ -135,6 +138,34 @@ class ComponentHooks:
 
         The metric is updated with probabilities (N, classes) and targets (int64 (N,), or (N, classes) of 0 and 1). Its
         `higher_is_better` says in which direction `train.monitor` chooses; one without it cannot be the monitor.
+        """
+        return ()
+
+
+    @hookspec
+    def fw_adapters(self) -> Components:
+        """Adapters. `config.build() -> Adapter`: `insert(network, layout)` adds modules that train under every policy.
+
+        The network's own tensors keep their names and values, and it computes what it did before; `merge(network)`
+        folds what was added into them at the end, where `mergeable` says that it can.
+        """
+        return ()
+
+    @hookspec
+    def fw_regularizers(self) -> Components:
+        """Regularizers. `config.build() -> Regularizer`: `term(trainable, images)` is added to each batch's loss.
+
+        `start(network, layout, initial)` comes first, with every tensor as the run began with it; one that reads the
+        images, or looks on while the network computes, says `needs_images = True`, and the network trains whole.
+        """
+        return ()
+
+    @hookspec
+    def fw_finishers(self) -> Components:
+        """Finishers. `config.build() -> Finisher`: `finish(selected, initial)` gives the weights of the finished model.
+
+        `follow`, `after_step` and `after_epoch` show it the tensors that move; `state` and `restore` carry it over a
+        stop. The finished weights are scored beside the raw ones.
         """
         return ()
 

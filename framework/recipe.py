@@ -21,6 +21,9 @@ from framework.tables import CORE_KEYS, EngineTable, TrainTable, core_keys
 from framework.toml_text import toml_text
 
 ONE_OF_EACH = ("data", "backbone", "head", "freezing", "loss", "optimizer")
+AT_MOST_ONE = ("adapter", "regularizer", "finisher")
+IN_ORDER = ("data", "backbone", "adapter", "head", "freezing", "loss", "regularizer", "optimizer", "finisher")
+"""The single tables, without the transforms, as a recipe is read."""
 DEFAULT_METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "ece")
 WEIGHTS_SCHEMES = ("file:", "run:")
 PLAIN_WEIGHTS = ("random", "package")
@@ -86,9 +89,9 @@ class Recipe:
             "seed": self.seed,
             **({"doc": self.doc} if self.doc else {}),
             **({"plugins": to_plain(self.plugins)} if self.plugins else {}),
-            **{name: self.parts[name].plain() for name in ("data",)},
+            "data": self.parts["data"].plain(),
             "transform": transforms,
-            **{name: self.parts[name].plain() for name in ONE_OF_EACH if name != "data"},
+            **{name: self.parts[name].plain() for name in IN_ORDER[1:] if name in self.parts},
             "scheduler": [table.plain() for table in self.schedulers],
             "metric": [table.plain() for table in self.metrics],
             "train": to_plain(self.train),
@@ -214,7 +217,7 @@ class _Checker:
                                (f"read it, then allow it: --allow-local-plugins, or --plugin {file}",))  # fmt: skip
 
     def _unknown_tables(self) -> None:
-        tables = [*ONE_OF_EACH, "transform", "scheduler", "metric", "train", "engine"]
+        tables = [*IN_ORDER, "transform", "scheduler", "metric", "train", "engine"]
         keys = [*attrs.fields_dict(TopKeys), "extends"]
         accepted = f"keys: {', '.join(keys)}; tables: {', '.join(tables)}"
         for name in self.document.tables:
@@ -224,8 +227,10 @@ class _Checker:
                 self._complain(f"unknown {what} {name!r}", (name,), tuple(h for h in hints if h), of_key=True)
 
     def _parts(self) -> Iterator[tuple[str, Table]]:
-        for name in ONE_OF_EACH:
+        for name in IN_ORDER:
             if name not in self.document.tables:
+                if name in AT_MOST_ONE:
+                    continue
                 registry = KIND_OF_TABLE[name].registry
                 hint = f'add [{name}] with use = "..."; `fw list {registry}` shows what there is'
                 self._complain(f"the table [{name}] is missing", (), (hint,))

@@ -12,7 +12,7 @@ from framework.bench.study import StudyKeys
 from framework.component import first_doc_line
 from framework.hooks import KINDS, Kind
 from framework.index import Card, Index
-from framework.recipe import ONE_OF_EACH, PLAIN_WEIGHTS, WEIGHTS_SCHEMES, TopKeys
+from framework.recipe import IN_ORDER, ONE_OF_EACH, PLAIN_WEIGHTS, WEIGHTS_SCHEMES, TopKeys
 from framework.shapes import encode_class
 from framework.tables import EngineTable, TrainTable, core_keys
 
@@ -63,7 +63,7 @@ def _tables(definitions: Schema) -> Schema:
     return {
         **_properties(encode_class(TopKeys)),
         "extends": extends,
-        **{table: {"$ref": f"#/$defs/{table}"} for table in ONE_OF_EACH},
+        **{table: {"$ref": f"#/$defs/{table}"} for table in IN_ORDER},
         "transform": {"description": "the transforms of one image", **_closed(moments)},
         **{table: _one_or_several(table, definitions[table]) for table in FEWEST},
         "train": _table(TrainTable),
@@ -74,7 +74,7 @@ def _tables(definitions: Schema) -> Schema:
 
 def _whole_recipe() -> Schema:
     """What a recipe that extends none must say."""
-    whole = {table: {"$ref": f"#/$defs/{table}-whole"} for table in (*ONE_OF_EACH, *FEWEST, "transform")}
+    whole = {table: {"$ref": f"#/$defs/{table}-whole"} for table in (*IN_ORDER, *FEWEST, "transform")}
     moments = {"properties": dict.fromkeys(MOMENTS, whole["transform"])}
     return {"required": list(ONE_OF_EACH), "properties": {**whole, "transform": moments}}
 

@@ -14,7 +14,7 @@ import framework
 
 REPO = Path(__file__).parents[2]
 FLOORS = (
-    "component contracts hooks errors task streams signatures",
+    "component contracts additions hooks errors task streams signatures",
     "tables shapes catalog index positions bind sources recipe display toml_text collector",
     "network layout freezing groups weights kinds tracing units files pictures capture costs marking cut division"
     " shared formats casting partition identity entries features lanes lean measure allocator",
