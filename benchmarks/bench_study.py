@@ -40,7 +40,7 @@ def study() -> tuple[float, dict[str, float]]:
     out = contest.scratch() / "study"
     shutil.rmtree(out, ignore_errors=True)
     contest.empty_store()
-    keys = contest.overrides(train__epochs=contest.epochs(EPOCHS), train__keep_model=False)
+    keys = contest.overrides(train__epochs=contest.epochs(EPOCHS), train__keep_model="none")
     given = json.dumps([str(contest.RECIPE), keys, str(out), RATES, list(SEEDS)])
     seconds, _, output = contest.run_process([sys.executable, "-c", STUDY, given])
     return seconds, json.loads(output.strip().splitlines()[-1])

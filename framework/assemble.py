@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from framework.additions import Adapter, Finisher, Regularizer
 from framework.builder import Builder, Model, naming
 from framework.component import Component
 from framework.contracts import Data, FreezingPolicy, Layout, Pipeline, Plan
@@ -42,11 +43,14 @@ class Assembly:
         memory_format: `contiguous` or `channels_last`.
         builder: makes the pipelines when an image has to be read.
         model: the network and its layout.
+        adapter: what the network was given beside its own layers, or None.
         policy, plan: the freezing policy and its first plan.
         frozen: the network under that plan.
         criterion: (logits, targets) -> scalar.
+        regularizer: adds a term to it, or None.
         groups, optimizer: the optimizer and who is in which of its groups.
         phases: of the learning rate.
+        finisher: makes the finished weights, or None.
         metrics: name -> torchmetrics metric.
     """
 
@@ -56,13 +60,16 @@ class Assembly:
     memory_format: str
     builder: Builder
     model: Model
+    adapter: Adapter | None
     policy: FreezingPolicy
     plan: Plan
     frozen: FrozenNetwork
     criterion: Criterion
+    regularizer: Regularizer | None
     groups: Groups
     optimizer: Optimizer
     phases: tuple[Phase, ...]
+    finisher: Finisher | None
     metrics: Mapping[str, Any]
 
     @property
@@ -96,7 +103,8 @@ def assemble(recipe: Recipe, index: Index, bare: bool = False, shared: Shared | 
     builder = Builder(recipe, index, shared)
     data = builder.data()
     task = data.task
-    model = builder.model(task, bare)
+    adapter: Adapter | None = builder.addition("adapter")
+    model = builder.model(task, bare, adapter)
     policy: FreezingPolicy = builder.build("freezing")
     plan = first_plan(builder, policy, model.layout)
     memory_format = resolved_format(recipe.engine.memory_format, model.network)
@@ -109,8 +117,9 @@ def assemble(recipe: Recipe, index: Index, bare: bool = False, shared: Shared | 
     phases = tuple(Phase(builder.config(t, "scheduler"), t.core) for t in recipe.schedulers)
     metrics = builder.metrics(task)
     require_monitor(recipe, metrics, task)
-    return Assembly(recipe, device, data, memory_format, builder, model, policy, plan, frozen, criterion,
-                    groups, optimizer, phases, metrics)  # fmt: skip
+    return Assembly(recipe, device, data, memory_format, builder, model, adapter, policy, plan, frozen, criterion,
+                    builder.addition("regularizer"), groups, optimizer, phases, builder.addition("finisher"),
+                    metrics)  # fmt: skip
 
 
 def first_plan(builder: Builder, policy: FreezingPolicy, layout: Layout) -> Plan:
@@ -186,7 +195,7 @@ def describe_layout(recipe: Recipe, index: Index) -> list[dict[str, Any]]:
     """
     builder = Builder(recipe, index)
     data: Data = builder.build("data", recipe.seed)
-    model = builder.model(data.task, bare=True)
+    model = builder.model(data.task, bare=True, adapter=builder.addition("adapter"))
     plan = first_plan(builder, builder.build("freezing"), model.layout)
     shares = flops_shares(model)
     sizes = {name: p.numel() for name, p in model.network.named_parameters(remove_duplicate=False)}

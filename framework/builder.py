@@ -10,6 +10,7 @@ import attrs
 import torch
 from torch import nn
 
+from framework.additions import Adapter
 from framework.bind import bind
 from framework.catalog import Catalog
 from framework.component import Component
@@ -21,7 +22,7 @@ from framework.formats import place, resolved_format
 from framework.freezing import Hashed, all_tensors
 from framework.hooks import KIND_OF_TABLE
 from framework.index import Index
-from framework.layout import derive_layout
+from framework.layout import derive_layout, extended
 from framework.measure import pick_device
 from framework.network import Network
 from framework.recipe import Recipe, Table
@@ -126,12 +127,13 @@ class Builder:
             self.pipelines[which] = self.build(f"transform.{which}", spec)
         return self.pipelines[which]
 
-    def model(self, task: Task, bare: bool = False) -> Model:
+    def model(self, task: Task, bare: bool = False, adapter: Adapter | None = None) -> Model:
         """The network of a task.
 
         Args:
             task: how many logits it gives.
             bare: without looking for weights; a run's own tensors are loaded next.
+            adapter: adds its modules; absent: the network as it is.
         """
         start = self._start(bare)
         backbone, spec = start.backbone, start.backbone.input
@@ -141,8 +143,35 @@ class Builder:
             "layout", made_from,
             lambda: derive_layout(network, backbone.grouping, (spec.channels, *spec.size), start.seen),
         )  # fmt: skip
+        if adapter is not None:
+            layout = self._adapted(network, layout, adapter)
         originals = {f"backbone.{name}": original for name, original in start.originals.items()}
         return Model(network, spec, layout, start.used, start.seen.flops, start.seen.widest, originals)
+
+    def _adapted(self, network: Network, layout: Layout, adapter: Adapter) -> Layout:
+        """The layout of a network with what the adapter adds to it, drawn from the seed alone.
+
+        Raises:
+            FwError: it adds nothing, or changes the network's own tensors.
+        """
+        use = self.recipe.parts["adapter"].use
+        before = all_tensors(network)
+        with naming("adapter", self.recipe.parts["adapter"]), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stream_seed(self.recipe.seed, "adapter"))
+            adapter.insert(network, layout)
+        after = all_tensors(network)
+        lost = next((name for name, tensor in before.items() if after.get(name) is not tensor), None)
+        if lost is not None:
+            raise FwError(f"the adapter {use!r} renamed or replaced {lost!r}", "report this to the plugin")
+        found = extended(layout, network)
+        if not found.added:
+            raise FwError(f"the adapter {use!r} finds no layer in {self.recipe.parts['backbone'].use!r}",
+                          "take another adapter, or leave out [adapter]")  # fmt: skip
+        homeless = found.added - {*found.parameters}
+        if homeless:
+            raise FwError(f"the adapter {use!r} added {min(homeless)!r} outside the backbone",
+                          "report this to the plugin")  # fmt: skip
+        return found
 
     def _start(self, bare: bool) -> Start:
         """The backbone before the first step: a copy where other runs begin with the same."""
@@ -173,6 +202,10 @@ class Builder:
                 backbone, used = build_backbone(component, table.core, config, self.recipe.seed)
         spec = backbone.input
         return Start(backbone, used, trace(backbone.module, (spec.channels, *spec.size)))
+
+    def addition(self, name: str) -> Any:
+        """What the recipe adds under one of its optional tables; None where it has no such table."""
+        return self.build(name) if name in self.recipe.parts else None
 
     def head(self, feature_dim: int, task: Task) -> nn.Module:
         """The head, its first parameters a function of the seed alone."""

@@ -18,8 +18,9 @@ from framework.freezing import all_tensors, allowed_to_move
 from framework.log import sync
 from framework.running import Run, Standing
 
-BASE, BEST, LAST, PREVIOUS = (
+BASE, INITIAL, BEST, LAST, PREVIOUS = (
     "base.safetensors",
+    "initial.safetensors",
     "best.safetensors",
     "checkpoint.safetensors",
     "checkpoint-1.safetensors",
@@ -42,7 +43,7 @@ def exists(folder: Path) -> bool:
 
 def discard(folder: Path) -> None:
     """Removes every checkpoint, and what was kept for them."""
-    for spent in (BASE, BEST, LAST, PREVIOUS):
+    for spent in (BASE, INITIAL, BEST, LAST, PREVIOUS):
         (folder / spent).unlink(missing_ok=True)
 
 
@@ -67,6 +68,18 @@ def load_base(folder: Path, network: nn.Module) -> None:
     """Puts back what no plan had let move when the base was written."""
     tensors, _ = load_tensors(folder / BASE, "start the run again with: fw run")
     put_tensors(network, tensors)
+
+
+def keep_initial(run: Run) -> None:
+    """Writes what the run began with, once, where a regularizer or finisher asks for it."""
+    if run.initial and not (run.folder / INITIAL).is_file():
+        save_tensors(run.folder / INITIAL, {name: plain_tensor(tensor) for name, tensor in run.initial.items()}, {})
+
+
+def load_initial(run: Run) -> dict[str, Tensor]:
+    """What the run began with, on its device."""
+    tensors, _ = load_tensors(run.folder / INITIAL, "start the run again with: fw run")
+    return {name: tensor.to(run.parts.device) for name, tensor in tensors.items()}
 
 
 def keep_best(run: Run) -> None:
@@ -97,6 +110,7 @@ def save(run: Run) -> None:
     """Writes the checkpoint, and before it all that it hangs on; the one before it is kept until the next."""
     run.settle()
     keep_base(run)
+    keep_initial(run)
     if run.best:
         save_tensors(run.folder / BEST, run.best, {"epoch": run.standing.best.epoch})
         run.best = {}
@@ -105,6 +119,7 @@ def save(run: Run) -> None:
     optimizer, optimizer_tensors = pack(run.parts.optimizer.state_dict(), "optimizer")
     schedule, schedule_tensors = pack(run.schedule.state_dict(), "schedule")
     policy, policy_tensors = pack(run.parts.policy.state(), "policy")
+    finisher, finisher_tensors = pack(run.parts.finisher.state() if run.parts.finisher else {}, "finisher")
     plan = run.parts.frozen.plan
     facts = {
         "standing": run.standing.to_json(),
@@ -115,6 +130,7 @@ def save(run: Run) -> None:
             "schedule": plan.schedule,
         },
         "policy": policy,
+        "finisher": finisher,
         "groups": run.parts.groups.members,
         "optimizer": optimizer,
         "schedule": schedule,
@@ -124,7 +140,8 @@ def save(run: Run) -> None:
     newest = path_of(run.folder)
     if newest.is_file():
         newest.replace(run.folder / PREVIOUS)
-    save_tensors(newest, {**tensors, **optimizer_tensors, **schedule_tensors, **policy_tensors}, facts)
+    of_state = {**optimizer_tensors, **schedule_tensors, **policy_tensors, **finisher_tensors}
+    save_tensors(newest, {**tensors, **of_state}, facts)
     run.saved_at = time.monotonic()
 
 
@@ -164,6 +181,9 @@ def restore(run: Run, tensors: dict[str, Tensor], facts: Any) -> None:
     auditor = run.parts.frozen.auditor
     auditor.load_state(facts["audit"])
     auditor.plan = plan
+    if run.parts.finisher is not None:
+        run.parts.finisher.restore(unpack(facts["finisher"], tensors))
+        run.parts.finisher.follow(run.moving())
     run.clock.seconds.update(facts["seconds"])
 
 

@@ -25,6 +25,10 @@ def check_plan(layout: Layout, plan: Plan, policy: str) -> None:
     if not plan.trainable:
         raise FwError(f"the policy {policy!r} trains nothing on this network",
                       "take a head with parameters, or a policy that trains part of the backbone")  # fmt: skip
+    left = layout.added - plan.trainable.keys()
+    if left:
+        raise FwError(f"the policy {policy!r} leaves {min(left)!r} untrained, which the adapter added",
+                      "its plans must come from layout.plan, which trains what is added")  # fmt: skip
 
 
 def _known(names: Iterable[str], known: Iterable[str], what: str, policy: str) -> None:

@@ -141,7 +141,6 @@ class ComponentHooks:
         """
         return ()
 
-
     @hookspec
     def fw_adapters(self) -> Components:
         """Adapters. `config.build() -> Adapter`: `insert(network, layout)` adds modules that train under every policy.

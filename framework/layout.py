@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import attrs
 from torch import nn
@@ -17,6 +18,7 @@ from framework.tracing import SampleSize, Trace, count_flops, trace
 from framework.units import derive_grouping
 
 BACKBONE, HEAD = "backbone", "head"
+Value = TypeVar("Value")
 
 
 def derive_layout(
@@ -60,7 +62,52 @@ def derive_layout(
         biases=additive_biases(network),
         fixed=frozenset(name for name, parameter in network.named_parameters() if not parameter.requires_grad),
         layers=layers,
+        outputs={name: shape for name, shape in seen.outputs.items() if name},
     )
+
+
+def extended(layout: Layout, network: nn.Module) -> Layout:
+    """The layout of a network to which an adapter added modules.
+
+    What was added inside a module of a stage belongs to that stage. What was added beside the stages, as a child of the
+    backbone (`backbone.side`), is a stage of its own before the head.
+
+    Args:
+        layout: of the network without them.
+        network: a `Network` with them.
+    """
+    inside = {module: stage.name for stage in layout.stages for module in stage.modules if module != BACKBONE}
+    modules = [name for name, _ in network.named_modules() if name not in ("", BACKBONE, *inside)]
+    parameters = [name for name, _ in network.named_parameters() if name not in {*layout.parameters}]
+    beside = [name for name in modules if _around(name, inside) is None and name.rpartition(".")[0] == BACKBONE]
+    taken = {stage.name for stage in layout.stages}
+    homes = {**inside, **{name: _unused(name.rpartition(".")[2], taken) for name in beside}}
+
+    def of(stage: str, names: Iterable[str]) -> tuple[str, ...]:
+        return tuple(name for name in names if (around := _around(name, homes)) and homes[around] == stage)
+
+    stages = [
+        attrs.evolve(stage, parameters=(*stage.parameters, *of(stage.name, parameters)),
+                     modules=(*stage.modules, *of(stage.name, modules)))
+        for stage in layout.stages
+    ]  # fmt: skip
+    own = [Stage(homes[name], of(homes[name], parameters), of(homes[name], modules), "adapter") for name in beside]
+    return attrs.evolve(
+        layout,
+        stages=(*stages[:-1], *own, stages[-1]),
+        norms=norm_parameters(network),
+        batch_norms=batch_norms(network),
+        buffers=buffer_owners(network),
+        biases=additive_biases(network),
+        added=frozenset(parameters),
+    )
+
+
+def _around(name: str, modules: Collection[str]) -> str | None:
+    """The innermost of some modules that is or holds what is called so."""
+    while name and name not in modules:
+        name = name.rpartition(".")[0]
+    return name or None
 
 
 def flops_per_stage(network: nn.Module, layout: Layout, sample_size: SampleSize) -> dict[str, int]:
@@ -92,10 +139,15 @@ def find_head(network: nn.Module, seen: Trace) -> str | None:
 
 def _in_network(seen: Trace) -> Trace:
     """The trace of a backbone as that of its `Network`: the head comes last by construction."""
-    return attrs.evolve(seen, modules=_under(BACKBONE, seen.modules), parameters=_under(BACKBONE, seen.parameters))
+    return attrs.evolve(
+        seen,
+        modules=_under(BACKBONE, seen.modules),
+        parameters=_under(BACKBONE, seen.parameters),
+        outputs=_under(BACKBONE, seen.outputs),
+    )
 
 
-def _under(prefix: str, moments: Mapping[str, int]) -> dict[str, int]:
+def _under(prefix: str, moments: Mapping[str, Value]) -> dict[str, Value]:
     return {f"{prefix}.{name}".rstrip("."): moment for name, moment in moments.items()}
 
 

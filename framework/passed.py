@@ -18,7 +18,7 @@ def what_is_checked(run: Assembly, *more: Any) -> str:
     The tables are in it for options that a network's text does not show, such as how it pools.
     """
     plan, recipe = run.frozen.plan, run.recipe
-    tables = run.builder.made_from("backbone", "head")
+    tables = run.builder.made_from(*(name for name in ("backbone", "head", "adapter") if name in recipe.parts))
     facts = (repr(run.network), tables, code_of_modules(run.network), sorted(plan.trainable), sorted(plan.batch_stats),
              recipe.train.precision, run.memory_format, machine(run.device), run.model.spec, more)  # fmt: skip
     return hashlib.sha256(repr(facts).encode()).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -10,12 +11,14 @@ from framework.feed import WholeNetwork
 from framework.running import Run
 
 
-def recalibrate(run: Run) -> None:
+def recalibrate(run: Run, names: Collection[str]) -> None:
     """One pass over the training images, transformed as for evaluation, with a cumulative average of batch statistics.
 
-    Nothing happens where the plan recalibrates nothing.
+    Args:
+        run: whose network.
+        names: of the norms that are estimated anew; where there are none, nothing happens.
     """
-    frozen, names = run.parts.frozen, run.parts.frozen.plan.recalibrate
+    frozen = run.parts.frozen
     if not names:
         return
     norms: list[Any] = [module for name, module in run.parts.network.named_modules() if name in names]

@@ -1,4 +1,4 @@
-"""Results: what a finished run leaves: its model, predictions, and summary."""
+"""Results: what a finished run leaves beside its model: predictions, and the summary."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import Any
 import attrs
 from torch import nn
 
-from framework.codec import plain_tensor
 from framework.contracts import Split
-from framework.files import load_tensors, save_tensors, write_text
+from framework.files import write_text
 from framework.measure import peak_device_mb, peak_rss_mb
 from framework.recipe import Recipe
 from framework.running import Run
@@ -22,36 +21,10 @@ from framework.train import images_per_s
 
 SELECTION = "the best epoch by {monitor}, chosen on the validation split"
 NO_SELECTION = "the last epoch, whatever its scores: the validation images were trained on"
+FINISHED = "what {finisher} made of the run; the raw weights beside it: "
 TESTED = "; the test split was scored once, after that"
+TESTED_BOTH = "; the test split was scored once with each, after that"
 UNTESTED = "; no test split: validation, also used for selection"
-
-
-def model_facts(run: Run) -> dict[str, Any]:
-    """What stands in the model file beside its tensors."""
-    recipe, data, facts = run.parts.recipe, run.parts.data, run.facts
-    return {
-        "name": recipe.name,
-        "task": data.task.kind,
-        "classes": list(data.task.classes),
-        "backbone": recipe.parts["backbone"].plain(),
-        "head": recipe.parts["head"].plain(),
-        "input": attrs.asdict(run.parts.model.spec),
-        "weights": facts["weights"],
-        "transfer": facts["weights"]["transfer"],
-        "epoch": run.standing.best.epoch,
-        "environment": facts["environment"],
-    }
-
-
-def save_model(run: Run, path: Path) -> None:
-    """Writes the selected network with its class names, head and input spec."""
-    state = {name: plain_tensor(tensor) for name, tensor in run.parts.network.state_dict().items()}
-    save_tensors(path, state, model_facts(run))
-
-
-def load_model(path: Path) -> tuple[dict[str, Any], Any]:
-    """The tensors and facts of a model file."""
-    return load_tensors(path, "the run has not finished, it was told train.keep_model = false, or the file was moved")
 
 
 def prediction_rows(split: Split, scores: Scores, task: Task) -> list[dict[str, Any]]:
@@ -99,12 +72,25 @@ def prediction_columns(task: Task) -> list[str]:
     return ["image", "target", "predicted", *(f"p_{name}" for name in task.classes)]
 
 
-def summary(run: Run, best: dict[str, dict[str, float]]) -> dict[str, Any]:
+def selection(run: Run) -> str:
+    """How the model was chosen, and what saw the test split, in a sentence."""
+    recipe, finisher = run.parts.recipe, run.parts.recipe.parts.get("finisher")
+    begins = FINISHED.format(finisher=finisher.use) if finisher else ""
+    chosen = (NO_SELECTION if recipe.parts["data"].core.join_val else SELECTION).format(monitor=recipe.train.monitor)
+    return begins + chosen + (UNTESTED if run.parts.data.test is None else TESTED_BOTH if finisher else TESTED)
+
+
+def summary(
+    run: Run, best: dict[str, dict[str, float]], raw: dict[str, dict[str, float]] | None = None,
+    adapter: dict[str, Any] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """The run in one table of facts.
 
     Args:
-        run: finished, with the selected network in place.
-        best: split -> metrics of the selected network.
+        run: finished, with the model in place that is kept.
+        best: split -> metrics of that model.
+        raw: split -> metrics of the selected network as it trained; None where no finisher made another one of it.
+        adapter: what `models.save_model` says of it.
     """
     at, parts, facts = run.standing, run.parts, run.facts
     audit = parts.frozen.audit()
@@ -123,10 +109,13 @@ def summary(run: Run, best: dict[str, dict[str, float]]) -> dict[str, Any]:
             "final": {"epoch": at.epoch, **_by_split(at.last)},
             "best": {"epoch": at.best.epoch, "monitor": parts.recipe.train.monitor,
                      "higher_is_better": higher_is_better(parts.recipe.train.monitor, parts.metrics), **best},
+            **({"raw": {"epoch": at.best.epoch, **raw}} if raw is not None else {}),
         },
-        "selection": (NO_SELECTION if parts.recipe.parts["data"].core.join_val else SELECTION)
-        .format(monitor=parts.recipe.train.monitor) + (UNTESTED if parts.data.test is None else TESTED),
+        "selection": selection(run),
         "weights": facts["weights"],
+        "adapter": adapter,
+        **{name: table.plain() if (table := parts.recipe.parts.get(name)) else None
+           for name in ("regularizer", "finisher")},
         "params": parameter_counts(parts.network),
         "partition": run.feed.facts(),
         "audit": audit,

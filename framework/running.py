@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from torch import Tensor
+from torch import Tensor, nn
 
 from framework.assemble import Assembly
 from framework.contracts import Progress, Split
 from framework.display import Display
 from framework.errors import FwError
 from framework.feed import Feed
+from framework.freezing import all_tensors, allowed_to_move
 from framework.gradients import Gradients, Tally, wanted_signals
 from framework.measure import Clock, autocast
 from framework.schedule import Schedule, build_schedule
@@ -48,6 +49,7 @@ class Standing:
         batch: batches done of the epoch under way.
         step: optimizer steps done.
         loss_sum, images: of the epoch under way, for its mean training loss.
+        term_sum: of the regularizer's term in that epoch, as `loss_sum`.
         asked_at: the step before which the policy was last asked.
         tally: what the policy wants to know of the steps since then.
         best: the best epoch.
@@ -64,6 +66,7 @@ class Standing:
     batch: int = 0
     step: int = 0
     loss_sum: float = 0.0
+    term_sum: float = 0.0
     images: int = 0
     asked_at: int = -1
     tally: Tally = attrs.field(factory=Tally)
@@ -100,12 +103,13 @@ class Run:
         display, watchers: who is told.
         clock: seconds by what they were spent on.
         stop: whether a signal has asked to stop.
-        pending: losses not yet looked at, each with its number of images.
+        pending: losses not yet looked at, each with the regularizer's term, if there is one, and its number of images.
         images_in_step: images read for the optimizer step under way.
         newest: what the newest epoch made of the validation split; None where another process trained it.
         facts: what the run started from: `weights`, `environment`, `data`, `recipe`, `heading`.
         best: what can move, as the best epoch has it, where that is not on disk.
         saved_at: when the newest checkpoint was written, or the run began, by `time.monotonic`.
+        initial: every tensor as the run began with it, where the regularizer or finisher asks for that.
         gradients: looks at them where the policy wants to know; an unknown wish is an error here, before training.
     """
 
@@ -118,12 +122,13 @@ class Run:
     watchers: Watchers
     clock: Clock
     stop: StopRequest
-    pending: list[tuple[Tensor, int]] = attrs.field(factory=list)
+    pending: list[tuple[Tensor, Tensor | None, int]] = attrs.field(factory=list)
     images_in_step: int = 0
     newest: Scores | None = None
     facts: Mapping[str, Any] = attrs.field(factory=dict)
     best: dict[str, Tensor] = attrs.field(factory=dict)
     saved_at: float = attrs.field(factory=time.monotonic)
+    initial: dict[str, Tensor] = attrs.field(factory=dict)
     gradients: Gradients = attrs.field(init=False)
 
     @gradients.default
@@ -136,9 +141,9 @@ class Run:
         """Remembers which images of a split could not be read, by name, once."""
         self.standing.skipped.update({split.names[position]: reason for position, reason in skipped})
 
-    def note_loss(self, loss: Tensor, count: int) -> None:
-        """Remembers a batch's mean loss without waiting for the device to compute it."""
-        self.pending.append((loss.detach(), count))
+    def note_loss(self, loss: Tensor, term: Tensor | None, count: int) -> None:
+        """Remembers a batch's mean loss, and the regularizer's term, without waiting for the device to compute it."""
+        self.pending.append((loss.detach(), None if term is None else term.detach(), count))
 
     def settle(self) -> None:
         """Adds up what is remembered, in its order, so that no sum depends on when this is called.
@@ -147,13 +152,15 @@ class Run:
             FwError: the loss is no number any more, so that nothing of it reaches a checkpoint.
         """
         at = self.standing
-        for loss, count in self.pending:
+        for loss, term, count in self.pending:
             at.loss_sum += float(loss) * count
+            at.term_sum += float(term) * count if term is not None else 0.0
             at.images += count
         self.pending.clear()
         self.gradients.settle(at.tally)
-        if not math.isfinite(at.loss_sum):
-            raise FwError(f"the loss is {at.loss_sum} at step {at.step}, in epoch {at.epoch + 1}",
+        if not math.isfinite(at.loss_sum + at.term_sum):
+            what = "the loss" if not math.isfinite(at.loss_sum) else "the regularizer's term"
+            raise FwError(f"{what} is {at.loss_sum + at.term_sum} at step {at.step}, in epoch {at.epoch + 1}",
                           "lower optimizer.lr, or set train.clip_norm")  # fmt: skip
 
     def take_signals(self) -> dict[str, dict[str, float]]:
@@ -192,6 +199,16 @@ class Run:
     def is_over(self) -> bool:
         """Whether no epoch is left."""
         return self.standing.epoch >= self.epochs or self.standing.stopped_early
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The parameters that train under the plan in force, by name."""
+        plan = self.parts.frozen.plan
+        return {name: p for name, p in self.parts.network.named_parameters() if name in plan.trainable}
+
+    def moving(self) -> dict[str, Tensor]:
+        """The tensors that may move under the plan in force, by name."""
+        free = allowed_to_move(self.parts.model.layout, self.parts.frozen.plan)
+        return {name: tensor for name, tensor in all_tensors(self.parts.network).items() if name in free}
 
     def progress(self) -> Progress:
         """Where the run stands, for policies and schedulers."""

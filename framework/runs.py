@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ import attrs
 from framework import checkpoint, log, results, rundir
 from framework.allocator import keeping_memory
 from framework.assemble import Assembly, assemble
+from framework.builder import naming
+from framework.checkpoint import load_initial
 from framework.contracts import Data, Split
 from framework.data import thinned
 from framework.decoded import Decoded
@@ -22,8 +24,11 @@ from framework.errors import FwError
 from framework.feed import Feed, WholeNetwork
 from framework.files import remove_scratch, write_json
 from framework.filling import Filler
+from framework.freezing import all_tensors
 from framework.index import Index
 from framework.measure import Clock
+from framework.models import save_model
+from framework.recalibrate import recalibrate
 from framework.recipe import Recipe, load_resolved
 from framework.running import Run, Standing, new_schedule
 from framework.score import Scores
@@ -90,6 +95,7 @@ def prepare_run(
     if images is not None:
         parts = attrs.evolve(parts, data=thinned(parts.data, images))
     run = _new_run(parts, facts, folder, index, display)
+    begin_additions(run, None)
     begin_plan(run)
     return run
 
@@ -115,10 +121,12 @@ def resume_run(folder: Path, index: Index, display: Display) -> dict[str, Any]:
         run = _new_run(parts, facts, folder, index, display)
         if saved is None:
             checkpoint.discard(folder)
+            begin_additions(run, None)
             begin_plan(run)
         else:
             checkpoint.load_base(folder, parts.network)
             checkpoint.restore(run, *saved)
+            begin_additions(run, folder)
         log.cut(folder / log.METRICS, run.standing.log_bytes)
         run.clock.seconds["start_up"] = run.clock.seconds.get("start_up", 0.0) + time.perf_counter() - began
         return _go(run)
@@ -140,13 +148,47 @@ def _new_run(parts: Assembly, facts: dict[str, Any], folder: Path, index: Index,
     return run
 
 
+def begin_additions(run: Run, folder: Path | None) -> None:
+    """Gives the regularizer and the finisher what the run began with.
+
+    Args:
+        run: before its first step, or before it goes on.
+        folder: where the run was stopped and what it began with lies; None: it begins now.
+    """
+    regularizer, finisher = run.parts.regularizer, run.parts.finisher
+    if regularizer is None and (finisher is None or not finisher.needs_initial):
+        return
+    now = all_tensors(run.parts.network)
+    run.initial = load_initial(run) if folder else {name: tensor.detach().clone() for name, tensor in now.items()}
+    if regularizer is not None:
+        with naming("regularizer", run.parts.recipe.parts["regularizer"]):
+            regularizer.start(run.parts.network, run.parts.model.layout, run.initial)
+
+
 def feed_of(parts: Assembly, display: Display, between_batches: Callable[[], None]) -> Feed:
     """Where the batches of a run come from, as `[engine]` has it."""
     filler = Filler(parts.recipe.engine, display.note, between_batches)
     decoded = Decoded(parts, filler)
-    if parts.recipe.engine.partition == "off":
-        return WholeNetwork(parts, 'engine.partition = "off"', decoded)
+    reason = whole_because(parts)
+    if reason:
+        return WholeNetwork(parts, reason, decoded)
     return Divided(parts, filler, decoded, display.note)
+
+
+def whole_because(parts: Assembly) -> str:
+    """Why a network trains whole whatever its plan; nothing where it may be divided.
+
+    Raises:
+        FwError: the recipe requires a partition.
+    """
+    if parts.recipe.engine.partition == "off":
+        return 'engine.partition = "off"'
+    if parts.regularizer is None or not parts.regularizer.needs_images:
+        return ""
+    reason = f"the regularizer {parts.recipe.parts['regularizer'].use!r} looks on while the whole network computes"
+    if parts.recipe.engine.partition == "require":
+        raise FwError(f'engine.partition = "require", but {reason}', 'set engine.partition = "auto" to train whole')
+    return reason
 
 
 def _go(run: Run) -> dict[str, Any]:
@@ -178,26 +220,59 @@ def _go(run: Run) -> dict[str, Any]:
 
 
 def finish(run: Run) -> dict[str, Any]:
-    """Scores the selected network, the test split once, and writes model, predictions, summary and report."""
-    scored: dict[str, Scores] = {}
-    data = run.parts.data
+    """Scores the model, the test split once, and writes it, predictions, summary and report.
+
+    Where there is a finisher, the selected network is scored first, and then the finished one, which is kept.
+    """
+    data, raw = run.parts.data, None
     with run.clock.time("validate"):
         if checkpoint.load_best(run):
             follow_plan(run)
         run.parts.frozen.eval()
+        scored = {name: scores_known(run, split) or score_split(run, split) for name, split in data.scored.items()}
+        if run.parts.finisher is not None:
+            raw = _metrics(scored)
+            finish_weights(run)
+            scored = {name: score_split(run, split) for name, split in data.scored.items()}
         for name, split in data.scored.items():
-            scores = scored[name] = scores_known(run, split) or score_split(run, split)
-            rows = results.prediction_rows(split, scores, data.task)
+            rows = results.prediction_rows(split, scored[name], data.task)
             results.write_rows(run.folder / "predictions" / f"{name}.csv", rows, results.prediction_columns(data.task))
-    if run.parts.recipe.train.keep_model:
-        results.save_model(run, run.folder / rundir.MODEL)
-    summary = results.summary(run, {name: scores.metrics for name, scores in scored.items()})
+    adapter = save_model(run, run.folder / rundir.MODEL)
+    summary = results.summary(run, _metrics(scored), raw, adapter)
     log.sync(run.folder)
     write_json(run.folder / rundir.SUMMARY, summary)  # which marks the run as finished
     checkpoint.discard(run.folder)
     if run.parts.recipe.train.report:
         report(run, summary, scored)
     return summary
+
+
+def finish_weights(run: Run) -> None:
+    """Puts the weights that the finisher makes into the selected network, which is left in evaluation mode.
+
+    Raises:
+        FwError: it names what is not there, or did not move.
+    """
+    finisher, table = run.parts.finisher, run.parts.recipe.parts["finisher"]
+    assert finisher is not None
+    selected = {name: tensor.detach().clone() for name, tensor in all_tensors(run.parts.network).items()}
+    with naming("finisher", table):
+        finished = dict(finisher.finish(selected, run.initial))
+    fixed = finished.keys() - run.standing.movable
+    if fixed:
+        raise FwError(f"the finisher {table.use!r} names {min(fixed)!r}, which did not move in this run",
+                      "report this to its plugin")  # fmt: skip
+    checkpoint.put_tensors(run.parts.network, finished)
+    if finisher.recalibrates:
+        layout = run.parts.model.layout
+        recalibrate(run, {owner for name, owner in layout.buffers.items()
+                          if owner in layout.batch_norms and name in run.standing.movable})  # fmt: skip
+    follow_plan(run)
+    run.parts.frozen.eval()
+
+
+def _metrics(scored: Mapping[str, Scores]) -> dict[str, dict[str, float]]:
+    return {name: scores.metrics for name, scores in scored.items()}
 
 
 def report(run: Run, summary: dict[str, Any], scored: dict[str, Scores]) -> None:

@@ -32,7 +32,9 @@ class TrainTable:
     checkpoint_every: Count = key(
         0, "optimizer steps between checkpoints, beside one per epoch; 0: one per epoch, at most one in 5 seconds"
     )
-    keep_model: bool = key(True, "write model.safetensors at the end; a comparison does without")
+    keep_model: Literal["whole", "delta", "none"] = key(
+        "whole", "what model.safetensors holds at the end; delta: what moved, to be loaded with the same weights"
+    )
     report: bool = key(True, "write report.html at the end; a comparison does without")
 
 

@@ -33,6 +33,8 @@ class Trace:
         output: shape of what the network gives, or None where that is no single tensor.
         flops: floating-point operations, as `count_flops` counts them.
         widest: bytes of the largest tensor that one operation gives.
+        outputs: each module that is called, in the order of first calls -> the shape of the tensor that it gives for
+            one image; () where it gives something else.
     """
 
     modules: Mapping[str, int]
@@ -40,6 +42,7 @@ class Trace:
     output: tuple[int, ...] | None
     flops: int = 0
     widest: int = 0
+    outputs: Mapping[str, tuple[int, ...]] = attrs.field(factory=dict)
 
 
 def trace(network: nn.Module, sample_size: SampleSize) -> Trace:
@@ -56,7 +59,8 @@ def trace(network: nn.Module, sample_size: SampleSize) -> Trace:
     with recorder, recorder.watching(ghost):
         output = _run(ghost, sample_size)
     shape = tuple(output.shape) if isinstance(output, Tensor) else None
-    return Trace(recorder.modules, recorder.parameters, shape, recorder.flops, recorder.widest)
+    outputs = {name: recorder.shapes.get(name, ()) for name in recorder.modules}
+    return Trace(recorder.modules, recorder.parameters, shape, recorder.flops, recorder.widest, outputs)
 
 
 def output_shape(network: nn.Module, sample_size: SampleSize) -> tuple[int, ...] | None:
@@ -170,6 +174,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.modules: dict[str, int] = {}
         self.parameters: dict[str, int] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
         self.flops = 0
         self.widest = 0
         self._clock = 0
@@ -200,6 +205,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             module.register_forward_pre_hook(lambda _module, _inputs, name=name: self._called(name))
             for name, module in ghost.named_modules()
         ]
+        handles += [
+            module.register_forward_hook(lambda _module, _inputs, given, name=name: self._gave(name, given))
+            for name, module in ghost.named_modules()
+        ]
         yield
         for handle in handles:
             handle.remove()
@@ -207,3 +216,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _called(self, name: str) -> None:
         self._clock += 1
         self.modules.setdefault(name, self._clock)
+
+    def _gave(self, name: str, given: Any) -> None:
+        if isinstance(given, Tensor):
+            self.shapes.setdefault(name, tuple(given.shape))

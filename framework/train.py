@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import attrs
-from torch import nn
+from torch import Tensor, nn
 
 from framework import checkpoint
 from framework.builder import naming
@@ -18,7 +18,7 @@ from framework.feed import Fed
 from framework.freezing import Change, check_plan
 from framework.log import log_epoch
 from framework.measure import peak_device_mb, peak_rss_mb
-from framework.mixing import mix
+from framework.mixing import Inputs, mix
 from framework.paths import require_paths
 from framework.recalibrate import recalibrate
 from framework.running import Run
@@ -46,10 +46,12 @@ def train(run: Run) -> None:
             train_epoch(run)
         with run.clock.time("validate"):
             metrics = validate(run)
-        at.last = {"train.loss": mean_loss(run), **{f"val.{k}": v for k, v in metrics.items()}}
+        at.last = {**training_losses(run), **{f"val.{k}": v for k, v in metrics.items()}}
         choose_best(run, metrics)
         done = attrs.evolve(run.progress(), epoch=at.epoch + 1)
         run.schedule.after_epoch(done, monitored(run, metrics))
+        if run.parts.finisher is not None:
+            run.parts.finisher.after_epoch(run.moving(), done)
         end_epoch(run)
 
 
@@ -83,11 +85,23 @@ def add_gradient(run: Run, batch: Fed) -> None:
     with run.autocast():
         logits = run.feed.forward(inputs)
         loss = run.parts.criterion(logits.float(), targets)
+        term = regularization(run, inputs)
+    whole = loss if term is None else loss + term
     share = count / images_of_step(run, at.batch)
-    (loss if share == 1 else loss * share).backward()  # type: ignore[no-untyped-call]
-    run.note_loss(loss, count)
+    (whole if share == 1 else whole * share).backward()  # type: ignore[no-untyped-call]
+    run.note_loss(loss, term, count)
     run.images_in_step += count
     at.images_trained += count
+
+
+def regularization(run: Run, inputs: Inputs) -> Tensor | None:
+    """What the regularizer adds to the loss of a batch; None where there is none."""
+    regularizer = run.parts.regularizer
+    if regularizer is None:
+        return None
+    images = inputs if regularizer.needs_images and isinstance(inputs, Tensor) else None
+    with naming("regularizer", run.parts.recipe.parts["regularizer"]):
+        return regularizer.term(run.trainable(), images)
 
 
 def images_of_step(run: Run, batch: int) -> int:
@@ -110,6 +124,8 @@ def take_step(run: Run) -> None:
     run.parts.optimizer.zero_grad(set_to_none=True)
     run.standing.step += 1
     run.schedule.after_step(run.progress())
+    if run.parts.finisher is not None:
+        run.parts.finisher.after_step(run.moving(), run.progress())
 
 
 def make_up_for_skipped(run: Run, parameters: list[nn.Parameter]) -> None:
@@ -142,8 +158,14 @@ def save_checkpoint(run: Run) -> None:
 
 
 def mean_loss(run: Run) -> float:
-    """The mean training loss of the epoch under way."""
+    """The mean training loss of the epoch under way, without the regularizer's term."""
     return run.standing.loss_sum / max(1, run.standing.images)
+
+
+def training_losses(run: Run) -> dict[str, float]:
+    """The epoch's mean loss and, where there is a regularizer, the mean of its term."""
+    term = {"train.regularizer": run.standing.term_sum / max(1, run.standing.images)} if run.parts.regularizer else {}
+    return {"train.loss": mean_loss(run), **term}
 
 
 def stop_if_asked(run: Run) -> None:
@@ -195,7 +217,7 @@ def end_epoch(run: Run) -> None:
     """Logs the epoch, begins the next, writes the checkpoint that is due and tells whoever watches."""
     at = run.standing
     rates = sorted(set(run.parts.groups.rates().values()), reverse=True)
-    at.epoch, at.batch, at.loss_sum, at.images = at.epoch + 1, 0, 0.0, 0
+    at.epoch, at.batch, at.loss_sum, at.term_sum, at.images = at.epoch + 1, 0, 0.0, 0.0, 0
     log_epoch(run, rates)
     facts: dict[str, Any] = {"epoch": at.epoch, "epochs": run.epochs, "step": at.step, "metrics": dict(at.last),
                              "lr": rates[0], "images_per_s": images_per_s(run)}  # fmt: skip
@@ -301,7 +323,9 @@ def follow_plan(run: Run) -> None:
 def begin_plan(run: Run) -> None:
     """What every plan begins with: new statistics where it wants them, a check that gradients arrive, the audit."""
     plan = run.parts.frozen.plan
-    recalibrate(run)
+    recalibrate(run, plan.recalibrate)
     require_paths(run)
     run.parts.frozen.auditor.open(plan)
     run.standing.movable |= checkpoint.movable(run.parts)
+    if run.parts.finisher is not None:
+        run.parts.finisher.follow(run.moving())

@@ -22,7 +22,7 @@ from framework.formats import place, resolved_format
 from framework.index import Index
 from framework.measure import autocast, pick_device
 from framework.mixing import Inputs
-from framework.network import load_state
+from framework.models import Kept, write_whole
 from framework.pictures import pictures_in, read_picture
 from framework.recipe import Recipe, check
 from framework.score import score, to_probabilities
@@ -86,15 +86,10 @@ def read_trained(folder: Path, index: Index, overrides: Sequence[str] = ()) -> t
         FwError: no finished run, a damaged model, or overrides that would make it another one.
     """
     recipe = _recipe(folder, index, overrides)
-    tensors, facts = results.load_model(folder / rundir.MODEL)
+    kept = Kept.read(folder / rundir.MODEL)
     set_threads(recipe.engine.threads)
     builder = Builder(recipe, index)
-    task = Task(facts["task"], tuple(facts["classes"]))
-    model = builder.model(task, bare=True)
-    try:
-        load_state(model.network, tensors)
-    except RuntimeError as error:
-        raise FwError(f"{folder / rundir.MODEL} does not fit the network of its recipe: {error}") from error
+    model, task = kept.model(builder), kept.task
     memory_format = resolved_format(recipe.engine.memory_format, model.network)
     place(model.network, pick_device(recipe.engine.device), memory_format)
     model.network.eval()
@@ -116,6 +111,33 @@ def _recipe(folder: Path, index: Index, overrides: Sequence[str]) -> Recipe:
             raise RecipeError([Problem(f"a finished run's {key!r} cannot be set: its model would be another one", None,
                                        ("data.*, transform.eval.* and engine.* may be set",))])  # fmt: skip
     return check(read_document(file, overrides), index)
+
+
+def merge(folder: Path, index: Index, out: Path | None) -> dict[str, Any]:
+    """Writes the whole model of a run that kept what moved, or an adapter beside its network.
+
+    Args:
+        folder: the run directory.
+        index: the plugins.
+        out: the file to write; absent: the run's own model file, which is replaced.
+
+    Returns:
+        what was done, as `models.write_whole` says; `written`: the file, or None where there was nothing to merge.
+
+    Raises:
+        FwError: no finished run, a damaged model, or another base than it was trained with.
+        AuditFailed: merging the adapter moves logits by more than rounding.
+    """
+    recipe = _recipe(folder, index, ["engine.device=cpu"])
+    with rundir.locked(folder):
+        kept = Kept.read(folder / rundir.MODEL)
+        builder = Builder(recipe, index)
+        mergeable = kept.has_adapter and builder.addition("adapter").mergeable
+        if not kept.is_delta and not mergeable and out is None:
+            return {"delta": False, "merged": False, "difference": None, "tensors": len(kept.tensors), "written": None}
+        set_threads(recipe.engine.threads)
+        path = out or folder / rundir.MODEL
+        return {**write_whole(kept, builder, path), "written": str(path)}
 
 
 def evaluate(folder: Path, index: Index, overrides: Sequence[str]) -> dict[str, Any]:

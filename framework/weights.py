@@ -134,6 +134,11 @@ def _from_run(backbone: Backbone, folder: Path) -> tuple[Backbone, bool]:
     if not file.is_file():
         raise WeightsUnavailable(f"{folder} holds no finished run")
     tensors, facts = load_tensors(file)
+    if facts.get("delta"):
+        raise FwError(f"{file} holds what moved in the run, not a whole backbone", f"first: fw merge {folder}")
+    if facts.get("adapter") and not facts.get("merged"):
+        raise FwError(f"{file} holds a backbone with the adapter {facts['adapter']['use']!r} in it",
+                      "only a run whose adapter was merged has a backbone of its own")  # fmt: skip
     state = {name.removeprefix("backbone."): t for name, t in tensors.items() if name.startswith("backbone.")}
     load_backbone(backbone.module, state, file)
     earlier = facts["weights"]

@@ -71,10 +71,10 @@ def test_a_mistake_in_a_variant_is_told_before_the_first_run(tmp_path: Path) -> 
 
 
 def test_a_run_that_keeps_no_model_says_so_when_asked_for_it(tmp_path: Path) -> None:
-    result = fw.run("smoke", {**SMALL, "train.keep_model": False}, out=tmp_path / "run")
+    result = fw.run("smoke", {**SMALL, "train.keep_model": "none"}, out=tmp_path / "run")
     assert result["status"] == "done"
     assert not (tmp_path / "run" / "model.safetensors").exists()
-    with pytest.raises(fw.FwError, match="keep_model = false"):
+    with pytest.raises(fw.FwError, match="keep_model = \"none\""):
         fw.load(tmp_path / "run")
 
 

@@ -18,6 +18,7 @@ COMMANDS = {
     "Use a run": {
         "eval": "score its model again, here or on other data",
         "predict": "classes and probabilities for images",
+        "merge": "the whole model of a run that kept what moved",
     },
     "Recipes": {
         "validate": "check a recipe without running it",

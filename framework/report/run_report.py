@@ -99,7 +99,8 @@ def curves(summary: Mapping[str, Any], epochs: Lines) -> list[Any]:
     drawn = [charts.lines("Loss by epoch, in training and in validation", losses, x, Axis("loss"), marks)]
     if monitor != "val.loss":
         name = monitor.removeprefix("val.")
-        chosen = Series("best epoch", [best["epoch"]], [best["val"].get(name, float("nan"))])
+        selected = summary["metrics"].get("raw", best)
+        chosen = Series("best epoch", [selected["epoch"]], [selected["val"].get(name, float("nan"))])
         metric = [_by_epoch("validation", monitor, epochs), chosen]
         drawn.append(charts.lines(f"Validation {name} by epoch", metric, x, Axis(name), marks))
     return drawn

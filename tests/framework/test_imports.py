@@ -20,7 +20,7 @@ FLOORS = (
     " shared formats casting partition identity entries features lanes lean measure allocator",
     "assemble builder data schedule train checkpoint loader feed score splits mixing recalibrate running codec"
     " digests log paths signals watchers draws gradients filling decoded keeping stored selfcheck passed",
-    "rundir runs explain bench report results trained api",
+    "rundir runs explain bench report results models trained api",
     "cli testing schema doctor trials scaffold",
 )
 FLOOR_OF = {module: number for number, names in enumerate(FLOORS) for module in names.split()}
