@@ -263,7 +263,7 @@ def finish_weights(run: Run) -> None:
         raise FwError(f"the finisher {table.use!r} names {min(fixed)!r}, which did not move in this run",
                       "report this to its plugin")  # fmt: skip
     checkpoint.put_tensors(run.parts.network, finished)
-    if finisher.recalibrates:
+    if finished and finisher.recalibrates:
         layout = run.parts.model.layout
         recalibrate(run, {owner for name, owner in layout.buffers.items()
                           if owner in layout.batch_norms and name in run.standing.movable})  # fmt: skip

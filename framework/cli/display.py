@@ -111,9 +111,9 @@ def epoch_line(facts: Facts) -> str:
 
 
 def _leading(metrics: Mapping[str, float]) -> list[tuple[str, float]]:
-    """The losses and the first metric of the recipe; metrics.jsonl holds the others."""
-    losses = [item for item in metrics.items() if item[0].endswith(".loss")]
-    return losses + [item for item in metrics.items() if item not in losses][:1]
+    """Losses, a regularizer's term, and the first metric of the recipe; metrics.jsonl holds the others."""
+    of_training = [item for item in metrics.items() if item[0].startswith("train.") or item[0] == "val.loss"]
+    return of_training + [item for item in metrics.items() if item not in of_training][:1]
 
 
 def ended_lines(summary: Facts) -> Iterator[str]:
@@ -128,8 +128,15 @@ def ended_lines(summary: Facts) -> Iterator[str]:
 def _closing(summary: Facts) -> Iterator[tuple[str, str]]:
     best = (summary.get("metrics") or {}).get("best") or {}
     if best.get("monitor"):
-        yield "best", f"epoch {best['epoch']}, by {best['monitor']}"
+        finisher = summary.get("finisher")
+        yield (
+            "best",
+            f"epoch {best['epoch']}, by {best['monitor']}"
+            + (f"; the model is what {finisher['use']} made, raw the best epoch" if finisher else ""),
+        )
     yield "weights", weights_words(summary.get("weights") or {})
+    if summary.get("adapter"):
+        yield "adapter", adapter_words(summary["adapter"])
     audit = summary.get("audit")
     if audit:
         yield "audit", f"{audit['frozen_tensors']} frozen tensors, {audit['frozen_moved']} moved"
@@ -140,6 +147,14 @@ def _closing(summary: Facts) -> Iterator[tuple[str, str]]:
     parts = [f"{name} {value:.1f}" for name, value in seconds.items() if name != "total" and value]
     yield "time", f"{seconds.get('total', 0.0):.1f} s" + (f" ({', '.join(parts)})" if parts else "")
     yield "run", str(summary.get("run_dir", ""))
+
+
+def adapter_words(adapter: Mapping[str, Any]) -> str:
+    """What an adapter added, and what became of it."""
+    added = f"{adapter['use']}: {adapter['parameters']:,} parameters"
+    if adapter["merged"]:
+        return f"{added}, merged (logits within {adapter['difference']:.1g} of the largest)"
+    return f"{added}, not merged: {adapter['reason']}"
 
 
 def metric_lines(metrics: Mapping[str, Any]) -> list[str]:
