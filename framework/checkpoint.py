@@ -182,7 +182,8 @@ def restore(run: Run, tensors: dict[str, Tensor], facts: Any) -> None:
     auditor.load_state(facts["audit"])
     auditor.plan = plan
     if run.parts.finisher is not None:
-        run.parts.finisher.restore(unpack(facts["finisher"], tensors))
+        here = {name: t.to(run.parts.device) for name, t in tensors.items() if name.startswith("finisher")}
+        run.parts.finisher.restore(unpack(facts["finisher"], here))
         run.parts.finisher.follow(run.moving())
     run.clock.seconds.update(facts["seconds"])
 

@@ -34,6 +34,11 @@ class Kind:
     noun: str
 
     @property
+    def one(self) -> str:
+        """The noun with its article: `a head`, `an adapter`."""
+        return f"{'an' if self.noun[0] in 'aeiou' else 'a'} {self.noun}"
+
+    @property
     def header(self) -> str:
         """How a recipe begins such a table: `[head]`."""
         return {"transform": "[transform.train]", "metric": "[[metric]]"}.get(self.table, f"[{self.table}]")

@@ -13,7 +13,7 @@ import attrs
 from framework.bind import KeyPath, bind
 from framework.component import Count, key
 from framework.errors import FwError, Problem, RecipeError, did_you_mean, name_hints
-from framework.hooks import KIND_OF_TABLE
+from framework.hooks import KIND_OF_TABLE, KINDS
 from framework.index import Card, Index
 from framework.shapes import to_plain
 from framework.sources import Document, find_recipe, read_document
@@ -205,7 +205,8 @@ class _Checker:
         value = self.document.tables.get(name, {})
         if isinstance(value, Mapping):
             return value
-        self._complain(f"{name} is a table: write [{name}]", (name,))
+        said = "is one table, not several" if _is_table(value) else "is a table"
+        self._complain(f"{name} {said}: write [{name}]", (name,))
         return None
 
     def _require_trusted(self, files: Sequence[Path]) -> None:
@@ -223,7 +224,7 @@ class _Checker:
         for name in self.document.tables:
             if name not in (*keys, *tables):
                 what = "table" if _is_table(self.document.tables[name]) else "key"
-                hints = (_home_of(name) or did_you_mean(name, [*keys, *tables]), accepted)
+                hints = (_home_of(name) or self._tables_of(name) or did_you_mean(name, [*keys, *tables]), accepted)
                 self._complain(f"unknown {what} {name!r}", (name,), tuple(h for h in hints if h), of_key=True)
 
     def _parts(self) -> Iterator[tuple[str, Table]]:
@@ -270,7 +271,7 @@ class _Checker:
         dotted = ".".join(map(str, path))
         kind = KIND_OF_TABLE[table]
         if not isinstance(use, str):
-            hint = f'name a {kind.noun}: use = "..."; `fw list {kind.registry}` shows what there is'
+            hint = f'name {kind.one}: use = "..."; `fw list {kind.registry}` shows what there is'
             said = "has no 'use'" if use is None else "has a 'use' that is no string"
             self._complain(f"[{dotted}] {said}", path, (hint,), of_key=True)
             return None
@@ -308,10 +309,16 @@ class _Checker:
             self._complain(f"{card.name} has no weights called {source!r}", (*path, "weights", position), hints)
 
     def _unknown_hints(self, use: str, registry: str) -> tuple[str, ...]:
-        hints = list(name_hints(use, self.index.names(registry), f"{registry.replace('_', ' ')}"))
+        hints = [self._tables_of(use), *name_hints(use, self.index.names(registry), registry.replace("_", " "))]
         hints += [f"plugin {record.source.label} is broken and may have offered it: {record.fault}"
                   for record in self.index.broken]  # fmt: skip
-        return tuple(hints)
+        return tuple(hint for hint in hints if hint)
+
+    def _tables_of(self, use: str) -> str:
+        """In which tables a component of this name may stand; nothing where there is none."""
+        kinds = [kind for kind in KINDS if self.index.find(kind.registry, use)]
+        told = [f"one of the {kind.registry.replace('_', ' ')}, which stand in {kind.header}" for kind in kinds]
+        return f"{use!r} is {', and '.join(told)}" if told else ""
 
     def _complain(self, message: str, path: KeyPath, hints: tuple[str, ...] = (), of_key: bool = False) -> None:
         self.problems.append(Problem(message, self.document.origin(path, of_key), hints))

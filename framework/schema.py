@@ -12,7 +12,7 @@ from framework.bench.study import StudyKeys
 from framework.component import first_doc_line
 from framework.hooks import KINDS, Kind
 from framework.index import Card, Index
-from framework.recipe import IN_ORDER, ONE_OF_EACH, PLAIN_WEIGHTS, WEIGHTS_SCHEMES, TopKeys
+from framework.recipe import AT_MOST_ONE, IN_ORDER, ONE_OF_EACH, PLAIN_WEIGHTS, WEIGHTS_SCHEMES, TopKeys
 from framework.shapes import encode_class
 from framework.tables import EngineTable, TrainTable, core_keys
 
@@ -22,6 +22,8 @@ FEWEST = {"scheduler": 1, "metric": 0}
 """The tables that may be arrays of tables, with the fewest items of each."""
 MOMENTS = ("train", "eval")
 """The tables of `[transform]`."""
+POLICY = "policy"
+"""The definition of what a study compares: a table of `[freezing]` with what is added to it."""
 _PLAIN: Mapping[str, Schema] = {
     "bool": {"type": "boolean"}, "int": {"type": "integer"}, "float": {"type": "number"}, "str": {"type": "string"},
     "path": {"type": "string"}, "weights": {"type": "string"}, "any": {}, "none": {"not": {}},
@@ -81,7 +83,7 @@ def _whole_recipe() -> Schema:
 
 def _study() -> Schema:
     schema = _table(StudyKeys)
-    schema["properties"]["policies"]["items"] = _item_of("freezing")
+    schema["properties"]["policies"]["items"] = _item_of("freezing", POLICY)
     return schema
 
 
@@ -90,8 +92,13 @@ def _one_or_several(table: str, schema: Schema) -> Schema:
     return {**schema, "type": ["object", "array"], "items": _item_of(table), "minItems": FEWEST[table]}
 
 
-def _item_of(table: str) -> Schema:
-    return {"allOf": [{"$ref": f"#/$defs/{table}"}, {"$ref": f"#/$defs/{table}-whole"}]}
+def _item_of(table: str, definition: str = "") -> Schema:
+    return {"allOf": [{"$ref": f"#/$defs/{definition or table}"}, {"$ref": f"#/$defs/{table}-whole"}]}
+
+
+def _additions() -> Schema:
+    """What a study's policy may carry, by table: the name of a component alone, or its table."""
+    return {table: {"anyOf": [{"$ref": f"#/$defs/{table}/properties/use"}, _item_of(table)]} for table in AT_MOST_ONE}
 
 
 # ---------------------------------------------------------------------------------------------- components
@@ -128,6 +135,7 @@ def _definitions(kind: Kind, cards: Sequence[Card]) -> Schema:
     return {
         **{shape.label: _names(shape.cards) for shape in shapes},
         kind.table: _component(kind, shapes, cards),
+        **({POLICY: _component(kind, shapes, cards, _additions())} if kind.table == "freezing" else {}),
         f"{kind.table}-whole": _whole(kind, shapes),
     }
 
@@ -145,9 +153,15 @@ def _names(cards: Sequence[Card]) -> Schema:
     return {**({"description": doc} if doc else {}), "enum": [card.name for card in cards]}
 
 
-def _component(kind: Kind, shapes: Sequence[_Shape], cards: Sequence[Card]) -> Schema:
-    """A table that names a component: all keys that any has, and then, by the name, those that it has itself."""
-    core = _properties(encode_class(core_keys(kind.table)))
+def _component(kind: Kind, shapes: Sequence[_Shape], cards: Sequence[Card], beside: Schema | None = None) -> Schema:
+    """A table that names a component: all keys that any has, and then, by the name, those that it has itself.
+
+    Args:
+        kind, cards: the registry, and its components.
+        shapes: the components by their keys.
+        beside: keys that the table has besides, whatever it names.
+    """
+    core = {**_properties(encode_class(core_keys(kind.table))), **(beside or {})}
     keys = [_properties(shape.fields) for shape in shapes]
     every = dict.fromkeys(name for of in keys for name in of)
     common = {name: _common([of[name] for of in keys if name in of]) for name in every}

@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from framework.bench import worker
-from framework.bench.arms import arms_of
-from framework.bench.study import read_study
+from framework.bench.arms import Arm, arms_of
+from framework.bench.combination import policies_from
+from framework.bench.study import StudyKeys, read_study
+from framework.bench.tuning import tune_and_train
 from framework.files import write_json
 from framework.index import Index, installed_index
 from framework.rundir import SUMMARY
@@ -71,6 +73,20 @@ MISTAKES: dict[str, tuple[str, dict[str, str]]] = {
     "bench_policies_that_are_none": ("tiny.toml --policies frozen,last_stages(2", {}),
     "bench_no_policies": ("tiny.toml --policies=", {}),
     "bench_same_policy_twice": ("tiny.toml --policies frozen,frozen", {}),
+    "bench_unknown_addition": ("tiny.toml --policies frozen,full+emma", {}),
+    "bench_policy_added_to_a_policy": ("tiny.toml --policies frozen+full", {}),
+    "bench_two_adapters": ("tiny.toml --policies frozen+lora+ssf", {}),
+    "bench_addition_without_a_policy": ("tiny.toml --policies frozen,lora(rank=4)", {}),
+    "bench_unknown_key_of_an_addition": ("tiny.toml --policies frozen,frozen+lora(rang=4)", {}),
+    "bench_same_combination_twice": ("tiny.toml --policies frozen+ema,frozen+ema", {}),
+    "bench_finisher_that_is_an_adapter": ("which.toml", {'{ use = "full" }': '{ use = "full", finisher = "lora" }'}),
+    "bench_addition_that_names_nothing": (
+        "which.toml", {'{ use = "full" }': '{ use = "full", adapter = { rank = 4 } }'}
+    ),
+    "bench_spaces_for_another_addition": (
+        "which.toml", {'{ use = "full" }': '{ use = "full", finisher = "ema" }',
+                       "tune =": 'tune_for = { "full + swa" = { "optimizer.lr" = [1, 2] } }\ntune ='}
+    ),
     "bench_zero_rounds": ("which.toml --rounds 0", {}),
     "bench_seeds_that_are_none": ("which.toml --seeds 0-", {}),
     "bench_engine_that_is_none": ("which.toml --engines plain,fast", {}),
@@ -164,6 +180,55 @@ def test_a_study_is_checked_without_torch(tiny: Path) -> None:
                               check=False)  # fmt: skip
         assert (done.returncode, done.stdout.splitlines()[-1]) == (0, ""), done.stderr
         assert "which: 2 ways of training, 2 trials each, 2 seeds, 1 round of timing" in done.stdout + done.stderr
+
+
+# ---------------------------------------------------------------------------------------------- what is added
+
+WORDS = "frozen,frozen+lora(rank=2),full+ema(decay=0.5)"
+ADDED = ("frozen", "frozen + lora(rank=2)", "full + ema(decay=0.5)")
+
+
+def arms_of_words(seeds: list[int]) -> tuple[StudyKeys, tuple[Arm, ...]]:
+    """The study that `WORDS` mean, of the recipe `tiny.toml`, and its arms."""
+    index = installed_index()
+    study = read_study(["tiny.toml"], {"seeds": seeds, "engines": ["auto"]}).under(policies_from(WORDS, index))
+    return study.keys, arms_of(study, index, ["engine.partition=off"])
+
+
+def test_scores_are_of_the_model_that_a_finisher_made_and_runs_of_one_process_do_not_mix(tiny: Path) -> None:
+    keys, arms = arms_of_words([1])
+    tuned = tune_and_train(arms, keys, tiny / "study", lambda *_: None)
+    assert [(one.arm.name, len(one.finals), one.finals[0].reason) for one in tuned] == [(name, 1, "") for name in ADDED]
+    for one in tuned:
+        [run], folder = one.finals, tiny / one.arm.slug
+        (tiny / "alone.toml").write_text(one.arm.cell(1).to_toml())
+        worker.train_all([(str(tiny / "alone.toml"), str(folder))], io.StringIO())
+        for name in ("metrics.jsonl", "predictions/val.csv", "predictions/test.csv"):
+            assert (run.job.folder / name).read_bytes() == (folder / name).read_bytes(), (one.arm.name, name)
+        for split in ("val", "test"):
+            right, score = run.is_right(split), run.score(split)
+            assert score == run.summary["metrics"]["best"][split]["accuracy"]
+            assert sum(right) / len(right) == pytest.approx(score), "images are paired by the same model"
+    metrics = [one.finals[0].summary["metrics"] for one in tuned]
+    assert ["raw" in of for of in metrics] == [False, False, True]
+    assert metrics[2]["raw"]["test"]["loss"] != metrics[2]["best"]["test"]["loss"], "the finished model is another"
+    assert tuned[2].finals[0].reached == metrics[2]["raw"]["val"]["accuracy"] == metrics[2]["final"]["val"]["accuracy"]
+
+
+@pytest.mark.sweep
+def test_an_adapter_and_a_finisher_are_compared_like_policies(tiny: Path, cli) -> None:
+    result = cli("bench", "tiny.toml", "--policies", WORDS, "--engines", "auto", "--out", "study")
+    assert result.code == 0, result.err
+    document = json.loads((tiny / "study" / "bench.json").read_text())
+    assert document["failures"] == []
+    assert [one["name"] for one in document["benchmarks"]] == list(ADDED)
+    assert [one["arm"] for one in document["study"]["scores"]] == list(ADDED)
+    page = (tiny / "study" / "report.html").read_text()
+    assert all(name in page for name in ADDED)
+    info = [one["extra_info"] for one in document["benchmarks"]]
+    trainable = [one["params"]["trainable"] for one in info]
+    assert trainable == sorted(set(trainable)), "the head; what was added, too; all"
+    assert [bool(one["partition"]["boundary"]) for one in info] == [True, False, False], "the first layer is adapted"
 
 
 # ---------------------------------------------------------------------------------------------- from end to end

@@ -139,6 +139,7 @@ def test_the_guides_plugin_works_in_a_run(my_plugin: str, cli, here: Path) -> No
     uses = {
         "data": "stripes", "transform.train": "squash", "transform.eval": "squash", "backbone": "two_convs",
         "head": "two_layers", "freezing": "later", "loss": "brier", "optimizer": "sign_sgd", "scheduler": "to_zero",
+        "adapter": "factors", "regularizer": "to_start", "finisher": "last_epochs",
     }  # fmt: skip
     lines = ['extends = "smoke"', 'name = "all"', "train.epochs = 2", "optimizer.lr = 0.001",
              'metric = [{ use = "accuracy" }, { use = "top_two" }]',
@@ -146,7 +147,13 @@ def test_the_guides_plugin_works_in_a_run(my_plugin: str, cli, here: Path) -> No
     (here / "all.toml").write_text("\n".join(lines))
     result = cli("run", "all.toml", "--json", "--set", "backbone.image_size=32", "--out", "all")
     assert result.code == 0, result.err
-    assert '"frozen_moved": 0' in result.out
+    summary = json.loads(result.out)
+    assert summary["audit"]["frozen_moved"] == 0
+    assert (summary["adapter"]["use"], summary["adapter"]["merged"]) == ("factors", True)
+    assert summary["metrics"]["raw"]["test"].keys() == summary["metrics"]["best"]["test"].keys()
+    told = [line for line in result.err.splitlines() if line.startswith("epoch ")]
+    assert all("  train.regularizer 0." in line and "  val.accuracy " in line for line in told)
+    assert len(told) == 2
     diary = (here / "all" / "diary.txt").read_text().splitlines()
     assert diary[0] == "all begins: 2 epochs"
     assert diary[-1] == "the end: done"
@@ -183,7 +190,7 @@ def new_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def neutral(line: str) -> str:
     """A line without what differs from one time to the next."""
-    return re.sub(r"[\d.]+", "N", line.strip())
+    return re.sub(r"[\d.]+", "N", re.sub(r" \([\d:]+\)$", "", line.strip()))  # pytest says a minute twice
 
 
 def test_the_transcript_of_the_guide_is_what_happens(new_environment: Path, here: Path) -> None:

@@ -28,7 +28,7 @@ PHOTOS, IDX = "PHOTOS", "IDX"
 # What makes a run of each short; everything else is the recipe's own.
 SHORT: dict[str, list[str]] = {
     "fashion_mnist_finetune": [FEW, RANDOM, f"data.root={IDX}", "train.batch_size=20"],
-    "lite0_cosine": [FEW, f"data.root={IDX}"],
+    "lite0_few": [FEW, f"data.root={IDX}"],
     "lite0_finetune": [FEW, "backbone.image_size=64", f"data.root={IDX}"],
     "lite0_frozen": [FEW, f"data.root={IDX}"],
     "resnet18_finetune": [FEW, RANDOM],

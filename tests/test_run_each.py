@@ -74,7 +74,7 @@ def test_a_run_that_keeps_no_model_says_so_when_asked_for_it(tmp_path: Path) -> 
     result = fw.run("smoke", {**SMALL, "train.keep_model": "none"}, out=tmp_path / "run")
     assert result["status"] == "done"
     assert not (tmp_path / "run" / "model.safetensors").exists()
-    with pytest.raises(fw.FwError, match="keep_model = \"none\""):
+    with pytest.raises(fw.FwError, match='keep_model = "none"'):
         fw.load(tmp_path / "run")
 
 

@@ -108,6 +108,25 @@ class Score:
     """A metric."""
 
 
+@attrs.frozen(kw_only=True)
+class LowRank:
+    """Trains a product of two small matrices beside each layer."""
+
+    rank: fw.PositiveInt = fw.key(4, "of the product")
+
+
+@attrs.frozen(kw_only=True)
+class ToStart:
+    """Draws the weights back to where they began."""
+
+    weight: fw.NonNegative = fw.key(doc="factor of the term")
+
+
+@attrs.frozen(kw_only=True)
+class Average:
+    """The mean of the weights of some epochs."""
+
+
 class Toys:
     """The plugin."""
 
@@ -152,6 +171,18 @@ class Toys:
     def fw_metrics(self):
         names = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "ece")
         return [fw.Component(name, Score) for name in names]
+
+    @fw.hookimpl
+    def fw_adapters(self):
+        return [fw.Component("low_rank", LowRank)]
+
+    @fw.hookimpl
+    def fw_regularizers(self):
+        return [fw.Component("to_start", ToStart)]
+
+    @fw.hookimpl
+    def fw_finishers(self):
+        return [fw.Component("average", Average)]
 
 
 RECIPE = """\

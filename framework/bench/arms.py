@@ -9,16 +9,17 @@ from typing import Any
 
 import attrs
 
+from framework.bench.combination import Combination, spaced
 from framework.bench.study import ENGINES, Study, StudyKeys
 from framework.errors import FwError, RecipeError, did_you_mean
 from framework.index import Index
-from framework.recipe import Recipe, check
+from framework.recipe import AT_MOST_ONE, Recipe, check
 from framework.sources import Document, overridden
 from framework.toml_text import toml_value
 
-OF_A_COMPARISON = {"train.keep_model": False, "train.report": False}
+OF_A_COMPARISON = {"train.keep_model": "none", "train.report": False}
 """Nothing of these is compared, and writing them would be the slowest thing of short runs."""
-DECLARED = ("name", "doc", "freezing")
+DECLARED = ("name", "doc", "freezing", *AT_MOST_ONE)
 """In what two recipes of a study may always differ."""
 NEVER_DECLARED = ("data", "backbone.weights", "backbone.sha256")
 """In what a comparison would be of something else, whoever declares it."""
@@ -30,17 +31,22 @@ class Arm:
 
     Attributes:
         name: what it is called in tables.
-        policy: the policy in words.
-        document: the recipe, the policy and variant laid over it.
+        names: what its policy, with what is added to it, may be called, the closest first.
+        document: the recipe, the policy, what is added to it and the variant laid over it.
         index: what components there are.
         trials: the settings that are tried for it; none where nothing is tuned.
     """
 
     name: str
-    policy: str
+    names: Sequence[str]
     document: Document
     index: Index
     trials: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def policy(self) -> str:
+        """The policy, and what is added to it, in words."""
+        return self.names[0]
 
     @property
     def slug(self) -> str:
@@ -111,14 +117,20 @@ def _each(study: Study, index: Index, overrides: Sequence[str]) -> Iterator[Arm]
     for base, read in zip(keys.bases, study.documents(overrides), strict=True):
         document = _ready(read, keys)
         common = {**_of_the_data(document, keys), **OF_A_COMPARISON}
-        for table in keys.policies or (None,):
+        for entry in _entries(keys):
+            placed = document if entry is None else _under(document, entry, keys)
             for variant, changes in (keys.variants or {"": {}}).items():
-                merged = _under(document, table, {**common, **changes})
-                policy = policy_in_words(merged.tables["freezing"] if table is None else table)
-                said = [Path(base).stem] if len(keys.bases) > 1 or not keys.policies else []
-                said += [policy] if keys.policies else []
+                merged = overridden(placed, {**common, **changes})
+                names = (entry or Combination.of_recipe(merged.tables)).names
+                said = [Path(base).stem] if len(keys.bases) > 1 or entry is None else []
+                said += [names[0]] if entry is not None else []
                 name = " / ".join([*said, *([variant] if variant else [])])
-                yield Arm(name, policy, merged, index, keys.trials(policy))
+                yield Arm(name, names, merged, index, keys.trials(names))
+
+
+def _entries(keys: StudyKeys) -> Sequence[Combination | None]:
+    """What is compared; None for what a recipe says itself."""
+    return [Combination.of_entry(entry) for entry in keys.policies] or [None]
 
 
 def _of_the_data(document: Document, keys: StudyKeys) -> dict[str, Any]:
@@ -141,18 +153,14 @@ def _table(document: Document, name: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _under(document: Document, policy: Mapping[str, Any] | None, changes: Mapping[str, Any]) -> Document:
-    """A recipe under a policy. Its table stands as it is written: keys of the recipe's own are not mixed in."""
-    if policy is None:
-        return overridden(document, changes)
-    bare = attrs.evolve(document, tables={name: value for name, value in document.tables.items() if name != "freezing"})
-    return overridden(bare, {**changes, "freezing": dict(policy)})
+def _under(document: Document, entry: Combination, keys: StudyKeys) -> Document:
+    """A recipe under a policy and what is added to it. Each stands as written: the recipe's own keys are not mixed in.
 
-
-def policy_in_words(table: Mapping[str, Any]) -> str:
-    """`last_stages(n=2)`."""
-    keys = ", ".join(f"{name}={toml_value(value)}" for name, value in table.items() if name != "use")
-    return f"{table.get('use', '?')}({keys})" if keys else str(table.get("use", "?"))
+    An addition of the recipe's own stays where no entry of the study has one of its kind; then all arms have it.
+    """
+    compared = {"freezing", *(name for policy in keys.policies for name in AT_MOST_ONE if name in policy)}
+    bare = {name: value for name, value in document.tables.items() if name not in compared}
+    return overridden(attrs.evolve(document, tables=bare), entry.tables)
 
 
 def slug(name: str) -> str:
@@ -165,9 +173,9 @@ def _require_known_policies(keys: StudyKeys, arms: Sequence[Arm]) -> None:
     Raises:
         FwError: spaces are given for a policy that is not compared.
     """
-    known = sorted({name for arm in arms for name in (arm.policy, arm.policy.partition("(")[0])})
+    known = sorted({name for arm in arms for name in arm.names})
     for name in keys.tune_for:
-        if name not in known:
+        if spaced(name) not in map(spaced, known):
             raise FwError(f"study.tune_for names {name!r}, which is not compared",
                           did_you_mean(name, known) or f"compared are: {', '.join(known)}")  # fmt: skip
 

@@ -12,8 +12,8 @@ import attrs
 from framework.bench.laps import Cell, Lap
 
 TIME_PARTS = ("data", "forward", "backward", "optimizer")
-"""What a step is divided into. The loss counts as forward; clipping as backward; what the loop does between the
-optimizer's step and the next batch as optimizer."""
+"""What a step is divided into. The loss and a regularizer's term count as forward; clipping as backward; what the loop
+does between the optimizer's step and the next batch, a finisher's work on it among that, as optimizer."""
 
 
 @attrs.frozen
@@ -21,7 +21,8 @@ class Costs:
     """What one measurement says that training takes. What it does not say is None.
 
     Attributes:
-        total_s: to the end of training, start-up included; of a few steps it is worked out, of a whole run measured.
+        total_s: to the end of training, start-up included; of a few steps it is worked out, of a whole run measured,
+            with what comes after the last epoch: the test images, and what a finisher makes of the run.
         start_up_s: until the network stands and is divided.
         features_s: the one pass over all images of training and validation; 0 where nothing is kept.
         epoch_s: a later epoch, its validation included.

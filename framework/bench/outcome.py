@@ -26,12 +26,12 @@ class Scores:
     Attributes:
         arm: its name.
         settings, edges, trials: as `Tuned` has them.
-        each: split -> seed -> the monitored metric of the selected network.
+        each: split -> seed -> the monitored metric of the model: of the selected network, or what a finisher made.
         difference: from the first arm's, on the split that is reported; None for itself, or without a seed in common.
         p_value: of that difference, over seeds, adjusted by Holm; None where the seeds are too few.
         p_of_images: of the same, over images, adjusted by Holm; None where predictions cannot be paired.
         verdict: what may be said; None where the seeds are too few, or nothing was tuned.
-        curves: seed -> the monitored metric on validation, epoch by epoch.
+        curves: seed -> the monitored metric on validation, epoch by epoch, of the network as it trains.
         epoch_of_target: median over seeds of the first epoch that reaches the target; None where one never does.
         failed: how many runs failed; `reason` of the first.
     """
@@ -104,7 +104,7 @@ def outcome_of(keys: StudyKeys, tuned: Sequence[Tuned], cells: Sequence[Cell], l
 def _target(keys: StudyKeys, tuned: Sequence[Tuned], higher: bool) -> float | None:
     if keys.target is not None:
         return keys.target
-    ends = [score for one in tuned for run in one.finals if (score := run.score("val")) is not None]
+    ends = [score for one in tuned for run in one.finals if (score := run.reached) is not None]
     return (min(ends) if higher else max(ends)) if ends else None
 
 

@@ -13,7 +13,7 @@ from framework.bench.memory import memory_of_step
 from framework.feed import WholeNetwork
 from framework.running import Run
 from framework.stored import Divided
-from framework.train import add_gradient, take_step
+from framework.train import add_gradient, regularization, take_step
 
 
 def parts_of(run: Run) -> dict[str, Any]:
@@ -50,9 +50,11 @@ def flops_of(run: Run) -> dict[str, float]:
     count = len(batch.positions)
     with counting() as counter, run.autocast():
         loss = run.parts.criterion(run.feed.forward(batch.inputs).float(), batch.targets)
+        term = regularization(run, batch.inputs)
     forward = counter.get_total_flops()
+    whole = loss if term is None else loss + term
     with counting() as counter:
-        loss.backward()  # type: ignore[no-untyped-call]
+        whole.backward()  # type: ignore[no-untyped-call]
     run.parts.optimizer.zero_grad(set_to_none=True)
     return {
         "fixed": _fixed_flops(run) / count,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from framework.additions import Regularizer
 from framework.contracts import Split
 from framework.feed import Fed, Feed
 from framework.measure import synchronize
@@ -43,9 +44,9 @@ class StepClock:
 
     @classmethod
     def of(cls, run: Run) -> StepClock:
-        """A clock that from now on sees every batch, loss and step of a run."""
+        """A clock that from now on sees every batch, loss, term and step of a run."""
         clock = cls(run.parts.device)
-        criterion = run.parts.criterion
+        criterion, regularizer = run.parts.criterion, run.parts.regularizer
 
         def timed(logits: Tensor, targets: Tensor) -> Tensor:
             loss = criterion(logits, targets)
@@ -53,7 +54,8 @@ class StepClock:
             return loss
 
         run.feed = Watched(run.feed, clock)
-        run.parts = attrs.evolve(run.parts, criterion=timed)
+        weighed = None if regularizer is None else Weighed(regularizer, clock)
+        run.parts = attrs.evolve(run.parts, criterion=timed, regularizer=weighed)
         run.parts.optimizer.register_step_pre_hook(lambda *_: clock.mark("backward"))
         run.parts.optimizer.register_step_post_hook(lambda *_: clock.moved())
         return clock
@@ -93,6 +95,24 @@ class StepClock:
     def forget(self) -> None:
         """Begins to read anew."""
         self.steps, self.parts = [], []
+
+
+class Weighed(Regularizer):
+    """A regularizer that has been started, and tells a clock when its term is there.
+
+    Args:
+        regularizer: of the run.
+        clock: that is told.
+    """
+
+    def __init__(self, regularizer: Regularizer, clock: StepClock) -> None:
+        self.regularizer, self.clock, self.needs_images = regularizer, clock, regularizer.needs_images
+
+    def term(self, trainable: Mapping[str, nn.Parameter], images: Tensor | None) -> Tensor:
+        """As the regularizer gives it."""
+        term = self.regularizer.term(trainable, images)
+        self.clock.mark("forward")
+        return term
 
 
 @attrs.frozen(eq=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Literal
 
 import attrs
 
+from framework.bench.combination import spaced
 from framework.bench.spaces import Space, Value, grid
 from framework.bind import KeyPath, bind
 from framework.component import Count, PositiveInt, key
@@ -25,7 +25,6 @@ ENGINES: Mapping[str, Mapping[str, Any]] = {
 """Engine settings that a study compares: the loop that everyone writes, and the recipe's own."""
 Ranges = dict[str, Space | tuple[Value, ...]]
 TUNE_EXAMPLE = "for instance: --tune 'optimizer.lr={log=[1e-4,1.0],trials=7}' or --tune 'optimizer.lr=[0.1,0.01]'"
-_POLICY = re.compile(r"([^\s,()]+)(?:\(([^()]*)\))?")
 
 
 @attrs.frozen(kw_only=True)
@@ -35,11 +34,18 @@ class StudyKeys:
     name: str = key("", "the study's name; absent: the file's")
     doc: str = key("", "what the study is for")
     base: str | tuple[str, ...] = key(doc="the recipe, or the recipes, that are compared under each policy")
-    policies: tuple[dict[str, Any], ...] = key((), "tables of [freezing] to compare; absent: each recipe's own")
+    policies: tuple[dict[str, Any], ...] = key(
+        (),
+        "tables of [freezing] to compare, and what is added to each: adapter, regularizer, finisher, by name or table, "
+        'as in { use = "full", finisher = "ema" }; of a kind that none names, all have what the recipe has; '
+        "absent: each recipe's own",
+    )
     variants: dict[str, dict[str, Any]] = key({}, "name -> dotted keys to set: what is compared beside the policy")
     seeds: tuple[Count, ...] = key((0,), "each is trained under every policy, so that differences are paired")
     tune: Ranges = key({}, "dotted key -> its space; every policy gets the same number of trials")
-    tune_for: dict[str, Ranges] = key({}, "policy -> spaces in place of those of tune; as many trials")
+    tune_for: dict[str, Ranges] = key(
+        {}, 'policy -> spaces in place of those of tune, as many trials; "full + ema" goes before "full"'
+    )
     tune_seeds: tuple[Count, ...] = key((), "of the trials; absent: one that is not among seeds")
     protocol: Literal["val", "vtab1k"] = key(
         "val", "vtab1k: tune on 800 images and validate on 200, then train on all 1,000 to the end (1910.04867)"
@@ -69,18 +75,19 @@ class StudyKeys:
         """The seeds of the trials."""
         return self.tune_seeds or (max(self.seeds) + 1,)
 
-    def spaces(self, policy: str) -> dict[str, Space]:
-        """What is tuned for a policy, by key.
+    def spaces(self, names: Sequence[str]) -> dict[str, Space]:
+        """What is tuned for a policy and what is added to it, by key.
 
         Args:
-            policy: in words, as `tune_for` names it; or its bare name.
+            names: what `tune_for` may call it, the closest first.
         """
-        ranges = self.tune_for.get(policy, self.tune_for.get(policy.partition("(")[0], self.tune))
+        named = {spaced(name): ranges for name, ranges in self.tune_for.items()}
+        ranges = next((named[name] for name in map(spaced, names) if name in named), self.tune)
         return {name: _space(name, of) for name, of in ranges.items()}
 
-    def trials(self, policy: str) -> tuple[dict[str, Value], ...]:
-        """The settings that are tried for a policy; none where nothing is tuned."""
-        spaces = self.spaces(policy)
+    def trials(self, names: Sequence[str]) -> tuple[dict[str, Value], ...]:
+        """The settings that are tried for a policy that `tune_for` may call so; none where nothing is tuned."""
+        spaces = self.spaces(names)
         return grid(spaces) if spaces else ()
 
 
@@ -110,6 +117,10 @@ class Study:
             FwError: there is no recipe of a name, or it cannot be read.
         """
         return [overridden(read_document(find_recipe(base, self.folder)), overrides) for base in self.keys.bases]
+
+    def under(self, policies: Sequence[Mapping[str, Any]]) -> Study:
+        """The same with other policies, as entries of `study.policies`."""
+        return attrs.evolve(self, keys=attrs.evolve(self.keys, policies=tuple(map(dict, policies))))
 
 
 def read_study(names: Sequence[str], chosen: Mapping[str, Any]) -> Study:
@@ -163,24 +174,6 @@ def _keys_of(document: Document | None, table: Mapping[str, Any], chosen: Mappin
     if bound is None or problems:
         raise RecipeError(problems)
     return bound
-
-
-def policies_from(text: str) -> list[dict[str, Any]]:
-    """The tables that `frozen,last_stages(n=1, norm="batch"),full` means.
-
-    Raises:
-        FwError: it cannot be read.
-    """
-    example = 'for instance: --policies frozen,"last_stages(n=2)",full'
-    if not re.fullmatch(rf"\s*{_POLICY.pattern}\s*(,\s*{_POLICY.pattern}\s*)*", text):
-        raise FwError(f"{text!r} names no policies", example)
-    tables = []
-    for use, keys in _POLICY.findall(text):
-        try:
-            tables.append({"use": use, **tomllib.loads(f"keys = {{{keys}}}")["keys"]})
-        except tomllib.TOMLDecodeError:
-            raise FwError(f"the keys of {use!r} are not TOML: {keys}", example) from None
-    return tables
 
 
 def seeds_from(text: str) -> list[int]:

@@ -57,13 +57,21 @@ class Trained:
         return str(self.summary["metrics"]["best"]["monitor"]).removeprefix("val.")
 
     def score(self, split: str) -> float | None:
-        """The monitored metric of the selected network; None where there is no such split or no number."""
-        best = self.summary["metrics"]["best"] if self.summary else {}
-        value = float(best[split][self.metric]) if split in best else math.nan
+        """The monitored metric of the model, a finisher's where there is one; None without such a split or number."""
+        return self._score("best", split)
+
+    @property
+    def reached(self) -> float | None:
+        """The monitored metric on validation of the selected epoch, which its curve has, too; no finisher's."""
+        return self._score("raw" if "raw" in self.summary.get("metrics", {}) else "best", "val")
+
+    def _score(self, which: str, split: str) -> float | None:
+        found = self.summary["metrics"][which] if self.summary else {}
+        value = float(found[split][self.metric]) if split in found else math.nan
         return None if math.isnan(value) else value
 
     def curve(self, name: str) -> list[float]:
-        """A column of `metrics.jsonl`, such as `val.accuracy`, epoch by epoch."""
+        """A column of `metrics.jsonl`, such as `val.accuracy`, epoch by epoch: of the network as it trains."""
         lines = (self.job.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         return [float(json.loads(line)[name]) for line in lines]
 

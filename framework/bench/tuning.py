@@ -112,6 +112,6 @@ def _higher_is_better(runs: Sequence[Trained]) -> bool:
 
 def edges_of(arm: Arm, keys: StudyKeys, settings: Mapping[str, Any] | None) -> dict[str, str]:
     """Where the choice ends its range, so that the policy may do better outside it."""
-    spaces = keys.spaces(arm.policy)
+    spaces = keys.spaces(arm.names)
     found = {key: spaces[key].edge(value) for key, value in (settings or {}).items() if key in spaces}
     return {key: edge for key, edge in found.items() if edge}

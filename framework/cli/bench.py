@@ -1,4 +1,4 @@
-"""`fw bench`: compares freezing policies in accuracy, time and memory."""
+"""`fw bench`: compares freezing policies, and what is added to them, in accuracy, time and memory."""
 
 from __future__ import annotations
 
@@ -18,9 +18,13 @@ if TYPE_CHECKING:
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 
+IN_NAMES = ("freezing.use", "adapter.use", "regularizer.use", "finisher.use")
+"""What the name of a way of training says already."""
+
+
 @click.command()
 @click.argument("names", nargs=-1, required=True, metavar="STUDY|RECIPE...")
-@click.option("--policies", help="e.g. frozen,'last_stages(n=2)',full")
+@click.option("--policies", help="e.g. frozen,'last_stages(n=2)',full or 'frozen+lora(rank=4)'")
 @click.option("--seeds", help="0,1,2 or 0-4")
 @click.option("--tune", multiple=True, metavar="KEY=SPACE", help="e.g. 'optimizer.lr={log=[1e-4,1]}'; repeatable")
 @click.option("--rounds", type=int, help="of timing; from 6 on with intervals")
@@ -41,7 +45,7 @@ def command(
     json_file: Path | None, html_file: Path | None, overwrite: bool, force: bool, dry_run: bool,
     files: tuple[str, ...], trusts: bool,
 ) -> None:  # fmt: skip
-    """Compare freezing policies, tuned and timed; goes on where it stopped.
+    """Compare freezing policies, and what is added to them, tuned and timed; goes on where it stopped.
 
     \b
     Example:
@@ -50,16 +54,18 @@ def command(
     """
     refuse_distributed(f"bench {' '.join(names)}")
     from framework.bench.arms import arms_of, require_comparable
-    from framework.bench.study import policies_from, ranges_from, read_study, seeds_from
+    from framework.bench.combination import policies_from
+    from framework.bench.study import ranges_from, read_study, seeds_from
 
     given: dict[str, Any] = {
-        "policies": None if policies is None else policies_from(policies),
         "seeds": None if seeds is None else seeds_from(seeds), "tune": ranges_from(tune),
         "engines": None if engines is None else [name.strip() for name in engines.split(",")],
         "rounds": rounds, "timed": timed, "vary": list(vary),
     }  # fmt: skip
     study = read_study(names, {name: value for name, value in given.items() if value not in (None, [], {})})
     index = open_index(files, study.documents(overrides) if trusts else ())
+    if policies is not None:
+        study = study.under(policies_from(policies, index))
     arms = arms_of(study, index, overrides)
     if not force:
         require_comparable(arms, study.keys)
@@ -71,7 +77,7 @@ def command(
 
 
 def announcement(keys: StudyKeys, arms: Sequence[Arm]) -> list[str]:
-    """What is compared, and in what the recipes differ: a line each."""
+    """What is compared, and in what the recipes differ beside their names: a line each, with those that have the key."""
     from framework.bench.arms import differences
     from framework.cli.display import counted
     from framework.toml_text import toml_value
@@ -81,8 +87,9 @@ def announcement(keys: StudyKeys, arms: Sequence[Arm]) -> list[str]:
     lines = [f"{keys.name}: {counted(len(arms), 'way')} of training, {tuned}{counted(len(keys.seeds), 'seed')}, "
              f"{counted(keys.rounds, 'round')} of timing"]  # fmt: skip
     for key, values in differences(arms, keys.seeds[0]).items():
-        shown = (f"{name}: {'absent' if value is None else toml_value(value)}" for name, value in values.items())
-        lines.append(f"  {key:24} {', '.join(shown)}")
+        if key not in IN_NAMES:
+            shown = (f"{name}: {toml_value(value)}" for name, value in values.items() if value is not None)
+            lines.append(f"  {key:24} {', '.join(shown)}")
     return lines
 
 

@@ -75,12 +75,12 @@ def _registry_name(word: str) -> str:
     from framework.errors import FwError, name_hints
     from framework.hooks import KIND_OF_TABLE, KINDS
 
-    names = [kind.registry for kind in KINDS]
+    names = [*(kind.registry for kind in KINDS), RECIPES]
     if word in names:
         return word
     if word in KIND_OF_TABLE:
         return KIND_OF_TABLE[word].registry
-    raise FwError(f"there is no registry {word!r}", name_hints(word, [*names, RECIPES], "registries"))
+    raise FwError(f"there is no registry {word!r}", name_hints(word, names, "registries", len(names)))
 
 
 def _recipes() -> list[dict[str, Any]]:

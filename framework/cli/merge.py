@@ -20,7 +20,6 @@ def command(run_dir: Path, out: Path | None, files: tuple[str, ...], trusts: boo
 
     \b
     Example:
-      fw run mine.toml --set adapter.use=lora --set train.keep_model=delta
       fw merge runs/mine
     """
     index = index_of_run(run_dir, files, trusts)

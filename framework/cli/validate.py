@@ -12,7 +12,7 @@ from framework.cli.common import open_index, plugin_options, set_option
 if TYPE_CHECKING:
     from framework.recipe import Recipe
 
-SHOWN = ("backbone", "freezing", "head", "data", "loss", "optimizer")
+SHOWN = ("backbone", "adapter", "freezing", "head", "data", "loss", "regularizer", "optimizer", "finisher")
 
 
 @click.command()
@@ -52,6 +52,6 @@ def _study_lines(study: str, overrides: Sequence[str], files: Sequence[str], tru
 
 def summary_line(recipe: Recipe) -> str:
     """A recipe in one line: `lite0_frozen: backbone timm/tf_efficientnet_lite0, freezing frozen, ...`."""
-    named = [f"{table} {recipe.parts[table].use}" for table in SHOWN]
+    named = [f"{table} {recipe.parts[table].use}" for table in SHOWN if table in recipe.parts]
     epochs = recipe.train.epochs
     return f"{recipe.name}: {', '.join(named)}, {epochs} epoch{'s' if epochs != 1 else ''}, seed {recipe.seed}"

@@ -120,7 +120,8 @@ def new_project(name: str, word: str) -> Project:
         FwError: there is no such kind; no module, class or distribution could be called so.
     """
     if word not in KIND_OF_WORD:
-        raise FwError(f"there is no kind {word!r}", name_hints(word, list(KIND_OF_WORD), "kinds"))
+        words = list(KIND_OF_WORD)
+        raise FwError(f"there is no kind {word!r}", name_hints(word, words, "kinds", len(words)))
     project = Project(name, word)
     if not _NAME.fullmatch(name):
         raise FwError(f"a plugin cannot be called {name!r}",

@@ -107,4 +107,4 @@ def folds(layer: nn.Module, shape: tuple[int, ...], add: Change, fold: Change) -
             together = trial(given)
             return bool((apart - together).abs().max() <= ROUNDING * apart.abs().max())
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
-            return False
+            return False  # it refuses such an input, or what is added

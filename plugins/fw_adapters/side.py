@@ -59,11 +59,11 @@ class SideAdapter(fw.Adapter):
         """Adds the side network, and hooks that show it what the stages give.
 
         Raises:
-            FwError: no stage gives a single tensor.
+            FwError: no stage gives a single tensor, or there is one alone, so that this is what the backbone gives.
         """
-        ends = layout.ends
+        ends = {stage: end for stage, end in layout.ends.items() if end != BACKBONE}
         if not ends:
-            raise fw.FwError("side finds no stage of this backbone that gives a single tensor", "take another adapter")
+            raise fw.FwError("side finds no stage in this backbone that gives a single tensor", "take another adapter")
         tensors = dict(network.named_parameters())
         shapes = [layout.outputs[end] for end in ends.values()]
         axes = [
@@ -83,7 +83,8 @@ class Tap:
     """A forward hook that keeps a stage's output, averaged to a vector, without its gradient.
 
     Args:
-        taps: where to, under `number`.
+        taps: where to, under `number`; a dict that the side network holds too, so that in a copy of the network both
+            have the same one.
         number: of the stage.
         axis: of the output's channels.
     """

@@ -27,7 +27,8 @@ class Ssf:
     The output y of each Linear and Conv2d layer and each norm of the backbone becomes scale * y + shift, a number each
     for every channel. The paper claims to surpass full fine-tuning on FGVC and VTAB-1k with about 0.3 million trained
     parameters, and no cost afterwards, since both are folded into the layer's weight and bias at the end. It draws both
-    near 1 and 0; here they are 1 and 0, so that training begins with the backbone as it is.
+    near 1 and 0; here they are 1 and 0, so that training begins with the backbone as it is. Weight decay would draw
+    scales to 0: the optimizer should have none.
 
     A layer without a bias could take in a shift by a new parameter only: it gets a scale alone, and the shift is that
     of the norm after it. What cannot be folded is left as it is: a norm without parameters or with an activation inside

@@ -18,7 +18,7 @@ class Swa:
 
     Of E epochs those count whose number e, from 1, is at least start * E, and E - e a multiple of `every`: the last one
     always does. Batch norms that moved are estimated anew under the mean, as in the paper, by one pass over the
-    training images. The paper raises the learning rate to a constant for these epochs; the recipe's scheduler decides.
+    training images. The paper keeps the learning rate high in these epochs; here the recipe's scheduler decides.
     Where patience ends a run before any of these epochs, there is no mean, and the best epoch's weights stay.
     """
 

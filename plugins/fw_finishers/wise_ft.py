@@ -20,10 +20,10 @@ class WiseFt:
 
     Every floating tensor of the backbone becomes (1 - alpha) times its value at the start of the run plus alpha times
     that of the best epoch, running statistics included; at 0 and 1 these very bits. The paper's networks had a head
-    before fine-tuning, from the names of the classes; here the head is new, and stays as trained. It was trained on the
-    features at alpha = 1: keep alpha near 1 where the features moved far. What an adapter added to the backbone lies
-    between its own beginning and end, factor by factor, which is not between the merged weights. The paper claims more
-    accuracy on images of another kind at little loss on those trained for.
+    before fine-tuning, made of the names of the classes; here the head is new and stays as trained, on features at
+    alpha = 1. What an adapter added to the backbone lies between its own beginning and end, factor by factor, which is
+    not between the merged weights. The paper claims more accuracy on images of another kind at little loss on those
+    trained for.
     """
 
     alpha: fw.Fraction = fw.key(0.5, "share of the trained weights, 0 to 1")

@@ -12,8 +12,7 @@ from torch.nn.functional import mse_loss
 from torch.utils.hooks import RemovableHandle
 
 import framework as fw
-from fw_regularizers.l2_sp import HEAD_WEIGHT
-from fw_regularizers.squares import half_squares, pretrained
+from fw_regularizers.pull import HEAD_WEIGHT, pretrained, pull
 
 
 @attrs.frozen(kw_only=True)
@@ -27,16 +26,15 @@ class Delta:
     is: where batch norms train, or stages drop something, the term is not 0 at the start either.
 
     This is the paper's variant without attention. With it each channel has a weight of its own, by how much the loss
-    rises without the channel, which takes a pass over the training images for every channel of every map. The authors'
-    code sums the squares over images, channels and positions; here it is the mean over all of them, so that a weight
-    means the same at every batch size, resolution and width. With attention they sum over images and channels and take
-    the mean over positions; were all channels alike, their alpha of 0.01 would, with 64 images, be 0.64 times the
-    number of channels here.
+    rises without the channel, which takes a pass over training images for every channel of every map. The authors
+    compare a convolution of each stage of a ResNet, here it is what the stage gives, on any backbone. Their code sums
+    the squares over images, channels and positions; here it is the mean over all of them, so that a weight means the
+    same at every batch size, resolution and width, though not at every size of the numbers in a map: try powers of ten.
 
     Each step costs a forward pass more, and the memory of one more network.
     """
 
-    weight: fw.NonNegative = fw.key(10.0, "factor of half the mean squared difference of a stage's outputs; 0 for none")
+    weight: fw.NonNegative = fw.key(1.0, "factor of half the mean squared difference of a stage's outputs; 0 for none")
     head_weight: fw.NonNegative = fw.key(0.01, HEAD_WEIGHT)
 
     def build(self) -> fw.Regularizer:
@@ -82,16 +80,14 @@ class FeatureMaps(fw.Regularizer):
         Raises:
             fw.FwError: the network did not compute a stage that is to be compared.
         """
-        total = torch.zeros((), device=next(iter(trainable.values())).device)
-        if self.keys.head_weight:
-            others = [tensor for name, tensor in trainable.items() if name not in self.pretrained]
-            total = total + self.keys.head_weight * half_squares(others, total.device)
+        others = {name: tensor for name, tensor in trainable.items() if name not in self.pretrained}
+        term = pull(self.keys.head_weight, others, {})
         now, moving = self.now.take(), first_moving(self.body, trainable)
         if self.keys.weight and moving:
             self.reference(images)  # in which nothing trains, so that autograd keeps nothing
             then = self.then.take()
-            total = total + self.keys.weight / 2 * sum(apart(stage.name, now, then) for stage in moving)
-        return total
+            term = term + self.keys.weight / 2 * sum(apart(stage.name, now, then) for stage in moving)
+        return term
 
 
 def as_it_started(network: nn.Module, initial: Mapping[str, Tensor]) -> nn.Module:

@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import attrs
-import torch
 from torch import Tensor, nn
 
 import framework as fw
-from fw_regularizers.squares import half_squares, pretrained
-
-HEAD_WEIGHT = "factor of the head's decay: half the squared length of what trains and was not pretrained"
-"""What the key `head_weight` says."""
+from fw_regularizers.pull import HEAD_WEIGHT, pretrained, pull
 
 
 @attrs.frozen(kw_only=True)
@@ -52,10 +48,6 @@ class StartingPoint(fw.Regularizer):
 
     def term(self, trainable: Mapping[str, nn.Parameter], images: Tensor | None) -> Tensor:
         """The weighted squares, float32; a part whose weight is 0 is left out."""
-        moves = [tensor - self.starts[name] for name, tensor in trainable.items() if name in self.starts]
-        others = [tensor for name, tensor in trainable.items() if name not in self.starts]
-        total = torch.zeros((), device=next(iter(trainable.values())).device)
-        for weight, tensors in ((self.keys.weight, moves), (self.keys.head_weight, others)):
-            if weight:
-                total = total + weight * half_squares(tensors, total.device)
-        return total
+        moved = {name: tensor for name, tensor in trainable.items() if name in self.starts}
+        others = {name: tensor for name, tensor in trainable.items() if name not in self.starts}
+        return pull(self.keys.weight, moved, self.starts) + pull(self.keys.head_weight, others, {})

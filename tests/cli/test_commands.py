@@ -136,6 +136,7 @@ class TestList:
         counts = {row["name"]: row["components"] for row in rows}
         assert counts["backbones"] == 3
         assert counts["metrics"] == 5
+        assert [counts[name] for name in ("adapters", "regularizers", "finishers")] == [1, 1, 1]
         assert counts["recipes"] == len(shipped_recipes())
         plain = cli("list").out.splitlines()
         assert [line.split()[:2] for line in plain] == [[name, str(count)] for name, count in counts.items()]
@@ -181,6 +182,14 @@ def test_validate_says_what_a_recipe_does_in_one_line(index, cli) -> None:
     assert ", 1 epoch, seed 0\n" in result.out
 
 
+def test_validate_names_what_a_recipe_adds(index, cli) -> None:
+    added = {"adapter": "lora", "regularizer": "l2_sp", "finisher": "ema"}
+    overrides = [word for table, use in added.items() for word in ("--set", f"{table}.use={use}")]
+    bare, told = (cli("validate", "resnet18_frozen", *more).out for more in ([], overrides))
+    assert [f"{table} {use}" in bare for table, use in added.items()] == [False] * 3
+    assert [f", {table} {use}," in told for table, use in added.items()] == [True] * 3
+
+
 # ------------------------------------------------------------------------------------------------------- show
 
 
@@ -194,6 +203,11 @@ class TestShow:
         assert "  lr        required        learning rate (a number greater than 0)\n" in text
         assert "  betas     = [0.9, 0.999]  decay rates (an array of 2 numbers)\n" in text
         assert "keys of every [optimizer]\n  no_decay  = []  " in text
+
+    def test_what_a_recipe_may_add(self, cli) -> None:
+        assert cli("show", "low_rank").out.endswith('in a recipe\n  [adapter]\n  use = "low_rank"\n  rank = 4\n')
+        assert cli("show", "to_start").out.endswith('[regularizer]\n  use = "to_start"\n  weight = 1.0\n')
+        assert cli("show", "average").out.endswith('[finisher]\n  use = "average"\n')
 
     def test_known_choices(self, cli) -> None:
         assert "weights known\n  net18_in1k, DEFAULT\n" in cli("show", "toy/net18").out

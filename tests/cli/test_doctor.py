@@ -14,7 +14,8 @@ from toys import Toys
 from framework import doctor
 from framework.catalog import PluginSource, installed_plugins
 from framework.doctor import Finding, diagnose
-from framework.index import build_index
+from framework.hooks import KINDS, Kind
+from framework.index import Index, build_index
 from framework.trials import SLOW, Trial, Trials, try_imports
 
 HEAD = '''\
@@ -88,6 +89,9 @@ ILLNESSES = {
     "misspelt hook": Illness(
         HEAD.format("fw_haeds", "acme_head"), "a hook is misspelt", "it implements 'fw_haeds' at ",
         "did you mean 'fw_heads'?"),
+    "misspelt hook of an adapter": Illness(
+        HEAD.format("fw_adaptors", "acme_adapter"), "a hook is misspelt", "it implements 'fw_adaptors' at ",
+        "did you mean 'fw_adapters'?"),
     "unmarked hook": Illness(
         GOOD.replace("@fw.hookimpl\n", ""), "a hook is not marked", "it defines 'fw_heads' at ",
         "put @framework.hookimpl above it"),
@@ -134,6 +138,15 @@ def test_a_clash_is_found_with_each_of_the_two_plugins_and_with_both_places(site
         assert f"{file}:" in finding.why
         assert "toys.py:" in finding.why
         assert finding.why.endswith("; and 1 more")
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.table)
+def test_a_clash_is_found_in_each_registry(site, toys: Index, kind: Kind) -> None:
+    name = toys.names(kind.registry)[0]
+    site("acme", HEAD.format(kind.hook, name))
+    found = [finding for finding in diagnose(build_index([TOYS, *acmes()])) if finding.grave]
+    assert [finding.plugin for finding in found] == ["toys", "acme"]
+    assert all(finding.why.startswith(f"two plugins offer the {kind.noun} {name!r}: ") for finding in found)
 
 
 def test_two_distributions_with_a_plugin_of_one_name(site) -> None:

@@ -75,6 +75,23 @@ seeds = [0, 1]
 [study.tune]
 "optimizer.lr" = { log = [1e-4, 1e-1], trials = 3 }
 """
+ADDITIONS = """\
+[adapter]
+use = "lora"
+rank = 2
+
+[regularizer]
+use = "l2_sp"
+
+[finisher]
+use = "ema"
+
+"""
+ADDING = RECIPE.replace("[train]", f"{ADDITIONS}[train]")
+ADDING_STUDY = STUDY.replace(
+    '{ use = "frozen" }',
+    '{ use = "frozen", adapter = { use = "lora", rank = 2 }, regularizer = "l2_sp", finisher = "ema" }',
+)
 EXTENDING = 'extends = "resnet18_frozen"\n[optimizer]\nlr = 0.01\n'
 EXTENDING_STUDY = 'extends = "study.toml"\n[study]\nrounds = 2\n'
 
@@ -198,10 +215,13 @@ SOUND = {
     "free options": changed(RECIPE, "image_size = 36", "options = { a = [1, { b = 'x' }], when = 1979-05-27 }"),
     "both transforms": changed(RECIPE, "[backbone]", "[transform.eval]\nuse = 'center_crop'\nviews = 2\n\n[backbone]"),
     "another component with core keys": changed(RECIPE, '"torch/SGD"', '"torch/AdamW"'),
+    "an adapter, a regularizer and a finisher": ADDING,
     "a recipe that extends another": EXTENDING,
+    "a recipe that extends another and adds an adapter": 'extends = "resnet18_frozen"\nadapter.use = "lora"\n',
     "a recipe that extends another and names another component": 'extends = "resnet18_frozen"\nfreezing.use = "full"\n',
     "a study": STUDY,
     "a study that extends another": EXTENDING_STUDY,
+    "a study of what is added": ADDING_STUDY,
     "a study without policies": changed(STUDY, "policies", "# policies"),
 }  # fmt: skip
 
@@ -240,6 +260,15 @@ MISTAKES = {
     "an array of three sizes": changed(RECIPE, "image_size = 36", "image_size = [1, 2, 3]"),
     "a table that is none": "head = 3\n" + changed(RECIPE, '[head]\nuse = "mlp"\nhidden = 32\n', ""),
     "phases that are none": "scheduler = []\n" + changed(RECIPE, SCHEDULERS, ""),
+    "unknown adapter": changed(ADDING, '"lora"', '"lorra"'),
+    "adapter of another registry": changed(ADDING, '"lora"', '"ema"'),
+    "unknown key of an adapter": changed(ADDING, "rank = 2", "rnk = 2"),
+    "out of bounds in an adapter": changed(ADDING, "rank = 2", "rank = 0"),
+    "finisher without use": changed(ADDING, 'use = "ema"\n', ""),
+    "a regularizer that is no table": changed(ADDING, '[regularizer]\nuse = "l2_sp"\n\n', "")
+    .replace("name =", 'regularizer = "l2_sp"\nname ='),
+    "two adapters": changed(ADDING, "[adapter]", "[[adapter]]"),
+    "a registry for a table": changed(ADDING, "[adapter]", "[adapters]"),
     "a study beside a recipe": RECIPE + "[study]\nbase = 'smoke'\n",
     "typo in a recipe that extends another": changed(EXTENDING, "lr", "lrr"),
     "bounds in a recipe that extends another": changed(EXTENDING, "[optimizer]\nlr = 0.01", "[train]\nepochs = 0"),
@@ -250,6 +279,14 @@ MISTAKES = {
     "unknown policy": changed(STUDY, '"frozen" }', '"frosen" }'),
     "unknown key of a policy": changed(STUDY, "n = 1", "m = 1"),
     "policy without use": changed(STUDY, '{ use = "frozen" }', "{ }"),
+    "unknown adapter of a policy": changed(ADDING_STUDY, '"lora"', '"lorra"'),
+    "unknown finisher of a policy": changed(ADDING_STUDY, '"ema"', '"emma"'),
+    "unknown key of a policy's adapter": changed(ADDING_STUDY, "rank = 2", "rnk = 2"),
+    "out of bounds in a policy's adapter": changed(ADDING_STUDY, "rank = 2", "rank = 0"),
+    "adapter of a policy without use": changed(ADDING_STUDY, 'use = "lora", ', ""),
+    "adapter of a policy that is a number": changed(ADDING_STUDY, '{ use = "lora", rank = 2 }', "2"),
+    "adapter of a policy by the registry's name": changed(ADDING_STUDY, "adapter =", "adapters ="),
+    "adapters in [freezing]": changed(RECIPE, 'n = 1', 'n = 1\nadapter = "lora"'),
     "out of bounds in a study": changed(STUDY, "seeds = [0, 1]", "rounds = 0"),
     "no choice of a study": changed(STUDY, "seeds = [0, 1]", "engines = ['fast']"),
     "typo in a space": changed(STUDY, "trials", "trial"),

@@ -217,7 +217,7 @@ def test_a_family_member_is_made_alone(toys: Index) -> None:
 def test_every_name_of_the_index_can_be_looked_up(toys: Index) -> None:
     catalog = toys.catalog()
     names = [(kind.hook, name) for kind in KINDS for name in toys.names(kind.registry)]
-    assert len(names) == 18
+    assert len(names) == 21
     for hook_name, name in names:
         assert catalog.component(hook_name, name).name == name
 

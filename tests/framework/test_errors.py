@@ -36,6 +36,7 @@ class Linear:
 def {}():
     return [fw.Component("linear", Linear)]
 '''
+FREEZING = '[freezing]\nuse = "frozen"\nnorm = "batch"\n'
 EXTENDING = {"b.toml": 'extends = "toy.toml"'}
 CIRCLE = {"a.toml": 'extends = "b.toml"', "b.toml": 'extends = "a.toml"'}
 VALIDATE = "validate toy.toml"
@@ -57,6 +58,16 @@ CASES = {
     "missing_key": Case(VALIDATE, {"lr = 0.1\n": ""}),
     "missing_table": Case(VALIDATE, {'[head]\nuse = "mlp"\nhidden = [32, 16]\n': ""}),
     "missing_use": Case(VALIDATE, {'use = "mlp"\n': ""}),
+    "typo_in_an_adapter": Case(VALIDATE, {FREEZING: '[adapter]\nuse = "low_rnk"\n' + FREEZING}),
+    "typo_in_a_key_of_an_adapter": Case(VALIDATE, {FREEZING: '[adapter]\nuse = "low_rank"\nrnk = 2\n' + FREEZING}),
+    "missing_use_of_a_finisher": Case(VALIDATE, {FREEZING: "[finisher]\n" + FREEZING}),
+    "missing_key_of_a_regularizer": Case(VALIDATE, {FREEZING: '[regularizer]\nuse = "to_start"\n' + FREEZING}),
+    "two_adapters": Case(VALIDATE, {FREEZING: '[[adapter]]\nuse = "low_rank"\n' + FREEZING}),
+    "registry_as_a_table": Case(VALIDATE, {FREEZING: '[adapters]\nuse = "low_rank"\n' + FREEZING}),
+    "component_as_a_table": Case(VALIDATE, {FREEZING: "[low_rank]\nrank = 2\n" + FREEZING}),
+    "adapter_as_a_policy": Case(VALIDATE, {'"frozen"\nnorm = "batch"': '"low_rank"'}),
+    "override_of_an_unknown_adapter": Case("validate toy.toml --set adapter.use=lora"),
+    "override_of_a_table_that_names_nothing": Case("validate toy.toml --set adapter.rank=2"),
     "many_problems": Case(VALIDATE, {"seed = 3": "sede = 3", '"mlp"': '"mpl"', "lr = 0.1": "lr = true", "= 7": "= 0"}),
     "missing_recipe": Case("run toi.toml"),
     "missing_argument": Case("run"),

@@ -80,6 +80,11 @@ class TestBinding:
         [
             ("head=3", "head is a table: write [head]"),
             ("train=3", "train is a table: write [train]"),
+            ("adapter=low_rank", "adapter is a table: write [adapter]"),
+            ("adapter={ rank = 2 }", "[adapter] has no 'use'"),
+            ("adapter.use=to_start", "no adapter is called 'to_start'"),
+            ("regularizer.use=to_start", "[regularizer] has no 'weight'"),
+            ("finishers.use=average", "unknown table 'finishers'"),
             ("transform=3", "transform is a table: write [transform]"),
             ("transform.train=3", "transform.train is a table: write [transform.train]"),
             ('transform.test={use="center_crop"}', "unknown table 'transform.test'"),
@@ -110,6 +115,13 @@ class TestBinding:
     def test_a_phase_that_another_follows_needs_its_length(self, toys: Index) -> None:
         override = 'scheduler=[{ use = "constant" }, { use = "constant" }]'
         assert only_problem(toys, override) == "a scheduler phase that another follows has no 'epochs'"
+
+    def test_what_is_added_is_bound_where_it_is_named(self, toys: Index) -> None:
+        recipe = load(toys, "adapter.use=low_rank", "regularizer={ use = 'to_start', weight = 1 }")
+        assert recipe.parts["adapter"].values == {"rank": 4}
+        assert recipe.parts["regularizer"].values == {"weight": 1.0}
+        assert "finisher" not in recipe.parts
+        assert not load(toys).parts.keys() & {"adapter", "regularizer", "finisher"}
 
     def test_a_missing_table_says_how_to_see_what_there_is(self, toys: Index, toy: Path) -> None:
         toy.write_text(RECIPE.replace('[loss]\nuse = "cross_entropy"\n', ""))
@@ -143,7 +155,8 @@ class TestBinding:
 class TestResolved:
     def test_the_resolved_recipe_loads_to_an_equal_one(self, toys: Index, here: Path) -> None:
         recipe = load(toys, "doc='a \"quoted\" line'", "backbone.options={ a = [1, { b = 'x' }], c = 1e-3 }",
-                      'data.names={ "a b" = 1, "" = 2 }', "train.clip_norm=inf")  # fmt: skip
+                      'data.names={ "a b" = 1, "" = 2 }', "train.clip_norm=inf", "finisher.use=average",
+                      "adapter.use=low_rank")  # fmt: skip
         (here / "run").mkdir()
         (here / "run" / "resolved.toml").write_text(recipe.to_toml())
         again = load_resolved(here / "run" / "resolved.toml", toys)
@@ -162,6 +175,15 @@ class TestResolved:
         }
         assert resolved["transform"]["eval"] == {"use": "center_crop", "views": 0, "resize": 0}
         assert resolved["train"]["batch_size"] == 32
+
+    def test_what_is_added_stands_in_it_where_it_is_named(self, toys: Index) -> None:
+        added = ["adapter.use=low_rank", "regularizer={ use = 'to_start', weight = 1 }", "finisher.use=average"]
+        tables = list(load(toys, *added).resolved())
+        assert tables[tables.index("backbone") : tables.index("scheduler")] == [
+            "backbone", "adapter", "head", "freezing", "loss", "regularizer", "optimizer", "finisher"
+        ]  # fmt: skip
+        assert [name for name in tables if name in load(toys).resolved()] == list(load(toys).resolved())
+        assert len({load(toys, *added[:count]).digest() for count in range(4)}) == 4
 
     def test_the_digest_changes_with_any_value(self, toys: Index) -> None:
         changes = ["seed=4", "head.dropout=0.5", "train.epochs=21", "scheduler.1.gamma=0.5", "data.subset.per_class=6"]

@@ -7,11 +7,13 @@ from typing import Any
 
 import attrs
 import pytest
+from additions import Additions
 from toys import RECIPE
 
 from framework.bench.arms import Arm, arms_of, differences, require_comparable
 from framework.bench.bench import facts_of
 from framework.bench.study import Study, read_study
+from framework.catalog import PluginSource
 from framework.errors import FwError
 from framework.index import Index
 
@@ -36,9 +38,11 @@ def toy(here: Path) -> Path:
 def arms(toys: Index):
     """`arms(seeds=[1])`: those of the study, with keys in place of its own."""
 
+    index = toys.including([PluginSource.of(Additions(), "additions", "acme-additions")])
+
     def of(*names: str, overrides: tuple[str, ...] = (), **chosen: Any) -> tuple[Study, tuple[Arm, ...]]:
         study = read_study(names or ("which.toml",), chosen)
-        return study, arms_of(study, toys, overrides)
+        return study, arms_of(study, index, overrides)
 
     return of
 
@@ -111,6 +115,107 @@ def test_spaces_for_a_policy_stand_in_place_of_the_others(arms) -> None:
     assert [settings["optimizer.lr"] for settings in found[1].trials] == [7, 8, 9], "its words go before its name"
 
 
+# ------------------------------------------------------------------------------------- what is added to a policy
+
+FROZEN, RANKED = {"use": "frozen"}, {"use": "low_rank", "rank": 4}
+
+
+def additions_of(arm: Arm) -> dict[str, Any]:
+    """The tables of an arm's recipe that say what is added."""
+    return {name: of for name, of in arm.cell(4).resolved().items() if name in ("adapter", "regularizer", "finisher")}
+
+
+def test_an_entry_may_carry_an_adapter_a_regularizer_and_a_finisher(arms) -> None:
+    Path("which.toml").write_text("""\
+[study]
+base = "toy.toml"
+policies = [
+    { use = "frozen" },
+    { use = "frozen", adapter = { use = "low_rank", rank = 4 } },
+    { use = "last_stages", n = 2, regularizer = { use = "pull" }, finisher = "average" },
+]
+""")
+    study, found = arms()
+    assert [arm.name for arm in found] == [
+        "frozen", "frozen + low_rank(rank=4)", "last_stages(n=2) + pull + average"
+    ]  # fmt: skip
+    assert [arm.slug for arm in found] == ["frozen", "frozen-low_rank-rank=4", "last_stages-n=2-pull-average"]
+    assert [additions_of(arm) for arm in found] == [
+        {}, {"adapter": RANKED},
+        {"regularizer": {"use": "pull", "weight": 0.1}, "finisher": {"use": "average", "decay": 0.9}},
+    ]  # fmt: skip
+    assert [arm.cell(4).resolved()["freezing"]["use"] for arm in found] == ["frozen", "frozen", "last_stages"]
+    require_comparable(found, study.keys)
+    assert {"adapter.rank", "finisher.use", "regularizer.weight"} <= set(differences(found, 4))
+
+
+def test_a_kind_that_is_compared_is_the_entrys_own_and_any_other_the_recipes(arms, toy: Path) -> None:
+    own = '[adapter]\nuse = "low_rank"\nrank = 2\n\n[finisher]\nuse = "average"\n\n[loss]'
+    variant(toy, "toy", {"[loss]": own})
+    ranked, average = {"use": "low_rank", "rank": 2}, {"use": "average", "decay": 0.9}
+    _, found = arms(policies=[FROZEN, {**FROZEN, "adapter": "low_rank"}, {**FROZEN, "adapter": "scales"}])
+    assert [additions_of(arm) for arm in found] == [
+        {"finisher": average},
+        {"adapter": {"use": "low_rank", "rank": 8}, "finisher": average},
+        {"adapter": {"use": "scales"}, "finisher": average},
+    ]
+    assert [arm.name for arm in found] == ["frozen", "frozen + low_rank", "frozen + scales"]
+    _, found = arms()
+    assert [additions_of(arm) for arm in found] == [{"adapter": ranked, "finisher": average}] * 2
+    assert [arm.name for arm in found] == ["frozen", "last_stages(n=2)"]
+
+
+def test_recipes_may_differ_in_what_is_added_and_are_named_by_it(arms, toy: Path) -> None:
+    variant(toy, "adapted", {"[loss]": '[adapter]\nuse = "low_rank"\n\n[loss]'})
+    study, found = arms("toy.toml", "adapted.toml")
+    assert [(arm.name, arm.policy) for arm in found] == [
+        ("toy", 'frozen(norm="batch")'), ("adapted", 'frozen(norm="batch") + low_rank')
+    ]  # fmt: skip
+    require_comparable(found, study.keys)
+    assert list(differences(found, 0)) == ["adapter.rank", "adapter.use"]
+
+
+def test_every_combination_meets_every_variant_which_may_change_it(arms) -> None:
+    variants = {"as it is": {}, "wide": {"adapter.rank": 32}, "deep": {"freezing.n": 3}}
+    policies = [{"use": "last_stages", "adapter": "low_rank"}, {"use": "last_stages", "n": 2, "adapter": RANKED}]
+    study, found = arms(policies=policies, variants=variants)
+    assert [arm.name for arm in found] == [
+        f"{policy} / {how}"
+        for policy in ("last_stages + low_rank", "last_stages(n=2) + low_rank(rank=4)") for how in variants
+    ]  # fmt: skip
+    tables = [arm.cell(4).resolved() for arm in found]
+    assert [(of["freezing"]["n"], of["adapter"]["rank"]) for of in tables] == [
+        (1, 8), (1, 32), (3, 8), (2, 4), (2, 32), (3, 4)
+    ]  # fmt: skip
+    require_comparable(found, study.keys)
+
+
+def test_spaces_are_for_a_combination_before_they_are_for_its_policy(arms) -> None:
+    policies = [FROZEN, {**FROZEN, "adapter": RANKED}, {**FROZEN, "adapter": "low_rank"}, {"use": "last_stages"}]
+
+    def rates(tune_for: dict[str, int]) -> list[int]:
+        spaces = {name: {"optimizer.lr": [rate]} for name, rate in tune_for.items()}
+        _, found = arms(policies=policies, tune={"optimizer.lr": [9]}, tune_for=spaces)
+        return [settings["optimizer.lr"] for arm in found for settings in arm.trials]
+
+    assert rates({"frozen": 1}) == [1, 1, 1, 9]
+    assert rates({"frozen": 1, "frozen + low_rank": 2}) == [1, 2, 2, 9]
+    assert rates({"frozen": 1, "frozen + low_rank": 2, "frozen+low_rank(rank=4)": 3}) == [1, 3, 2, 9]
+
+
+def test_keys_of_what_is_added_are_tuned(arms) -> None:
+    ranks = {"frozen + low_rank": {"adapter.rank": [2, 4, 8]}, "last_stages": {"finisher.decay": [0.1, 0.2, 0.3]}}
+    policies = [{**FROZEN, "adapter": "low_rank"}, {"use": "last_stages", "finisher": "average"}]
+    _, found = arms(policies=policies, tune_for=ranks)
+    assert [additions_of(arm) for arm in found] == [
+        {"adapter": {"use": "low_rank", "rank": 8}},
+        {"finisher": {"use": "average", "decay": 0.9}},
+    ]
+    tried = [arm.cell(4, "auto", settings).parts for arm in found for settings in arm.trials]
+    assert [parts["adapter"].values["rank"] for parts in tried[:3]] == [2, 4, 8]
+    assert [parts["finisher"].values["decay"] for parts in tried[3:]] == [0.1, 0.2, 0.3]
+
+
 # ---------------------------------------------------------------------------------------------------- each cell
 
 
@@ -130,7 +235,7 @@ def test_a_cell_has_the_settings_and_engine_that_are_asked_for(arms) -> None:
     assert (auto.parts["optimizer"].values["lr"], plain.parts["optimizer"].values["lr"]) == (0.25, 0.1)
     assert (auto.engine.partition, auto.engine.cache, auto.engine.memory_format) == ("require", "auto", "auto")
     assert (plain.engine.partition, plain.engine.cache, plain.engine.memory_format) == ("off", "off", "contiguous")
-    assert not auto.train.keep_model
+    assert auto.train.keep_model == "none"
     assert attrs.evolve(auto, engine=plain.engine, parts=plain.parts) == plain, "nothing else differs"
 
 
@@ -179,6 +284,42 @@ REFUSED = {
     "an empty space": ({"tune": {"optimizer.lr": []}}, "tune.optimizer.lr: values is empty"),
     "a value twice": ({"tune_for": {"frozen": {"optimizer.lr": [1, 1]}}}, "tune.optimizer.lr: values holds"),
     "an arm twice": ({"policies": [{"use": "frozen"}, {"use": "frozen"}]}, "compares 'frozen' with itself"),
+    "an addition twice": (
+        {"policies": [{"use": "frozen", "adapter": "scales"}, {"use": "frozen", "adapter": {"use": "scales"}}]},
+        r"compares 'frozen \+ scales' with itself",
+    ),
+    "an unknown addition": (
+        {"policies": [{"use": "frozen", "finisher": "averag"}]},
+        r"no finisher is called 'averag'.*did you mean 'average'.*the recipe of 'frozen \+ averag'",
+    ),
+    "an addition of another kind": (
+        {"policies": [{"use": "frozen", "finisher": "pull"}]},
+        "no finisher is called 'pull'",
+    ),
+    "an unknown key of an addition": (
+        {"policies": [{"use": "frozen", "adapter": {"use": "low_rank", "rnk": 2}}]},
+        r"unknown key 'rnk' in \[adapter\]",
+    ),
+    "an addition that is no table": (
+        {"policies": [{"use": "frozen", "adapter": 3}]},
+        r"adapter is a table.*the recipe of 'frozen \+ \?'",
+    ),
+    "an addition without a name": (
+        {"policies": [{"use": "frozen", "adapter": {"rank": 3}}]},
+        r"\[adapter\] has no 'use'",
+    ),
+    "an addition without a policy": ({"policies": [{"adapter": "scales"}]}, r"\[freezing\] has no 'use'"),
+    "spaces for an addition that is not compared": (
+        {
+            "tune_for": {"frozen + scale": {"optimizer.lr": [1, 2, 3]}},
+            "policies": [{"use": "frozen", "adapter": "scales"}],
+        },
+        r"names 'frozen \+ scale', which is not compared.*did you mean 'frozen \+ scales'",
+    ),
+    "a tuned key of what one policy lacks": (
+        {"tune": {"adapter.rank": [1, 2]}, "policies": [{"use": "frozen", "adapter": "low_rank"}, {"use": "frozen"}]},
+        r"\[adapter\] has no 'use'.*the recipe of 'frozen', which",
+    ),
     "a seed twice": ({"seeds": [1, 1]}, "seeds holds something twice"),
     "no seed": ({"seeds": []}, "names no seed"),
     "no recipe": ({"base": []}, "names no recipe"),

@@ -173,11 +173,11 @@ def final(
     best = max(curve) if higher else min(curve)
     scores = {"val": {metric: best}, **({} if test is None else {"test": {metric: test}})}
     summary = {"metrics": {"best": {"monitor": f"val.{metric}", "higher_is_better": higher, **scores}}}
-    return Trained(Job(Arm(arm, arm, None, None), seed, {}, folder), "", summary)  # type: ignore[arg-type]
+    return Trained(Job(Arm(arm, (arm,), None, None), seed, {}, folder), "", summary)  # type: ignore[arg-type]
 
 
 def tuned(arm: str, finals: list[Trained], trials: Any = ()) -> Tuned:
-    return Tuned(Arm(arm, arm, None, None), trials, {}, {}, finals)  # type: ignore[arg-type]
+    return Tuned(Arm(arm, (arm,), None, None), trials, {}, {}, finals)  # type: ignore[arg-type]
 
 
 KEYS = StudyKeys(base="x")
@@ -251,6 +251,18 @@ def test_the_target_is_what_every_arm_ends_with_and_its_time_that_of_the_epoch_t
     high = study(tmp_path / "high", keys=StudyKeys(base="x", target=0.65))
     assert [one.epoch_of_target for one in high.scores] == [None, 3]
     assert [row.target_s is None for row in high.rows] == [True, True, False, False]
+
+
+def test_the_target_is_one_that_training_reaches_where_a_finisher_makes_a_better_model(tmp_path: Path) -> None:
+    """Curves are of the network as it trains, and a score that no curve has would be reached by none."""
+    runs = {arm: final(tmp_path, arm, 0, curve, 0.9) for arm, curve in (("full", [0.5, 0.8]), ("ema", [0.5, 0.7]))}
+    metrics = runs["ema"].summary["metrics"]
+    finished = {"raw": metrics["best"], "best": {**metrics["best"], "val": {"accuracy": 0.9}}}
+    runs["ema"] = Trained(runs["ema"].job, "", {"metrics": {**metrics, **finished}})
+    outcome = outcome_of(KEYS, [tuned(arm, [run]) for arm, run in runs.items()], CELLS, laps())
+    assert [one.each["val"][0] for one in outcome.scores] == [0.8, 0.9], "what is compared is the model"
+    assert outcome.target == 0.7
+    assert [one.epoch_of_target for one in outcome.scores] == [2, 2]
 
 
 def test_without_tuning_there_is_no_verdict_and_with_it_there_is(tmp_path: Path) -> None:

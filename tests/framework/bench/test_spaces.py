@@ -1,4 +1,4 @@
-"""Spaces and the words of a command: what a tuned key may be, and which policies, seeds and spaces are meant."""
+"""Spaces and the words of a command: what a tuned key may be, and which seeds and spaces are meant."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from framework.bench.spaces import Space, grid
-from framework.bench.study import policies_from, ranges_from, seeds_from
+from framework.bench.study import ranges_from, seeds_from
 from framework.errors import FwError
 
 
@@ -50,25 +50,6 @@ def test_a_grid_is_every_combination_the_last_key_first_to_change() -> None:
 def test_a_space_that_holds_no_points_says_why(keys: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Space(**keys)
-
-
-@pytest.mark.parametrize(
-    ("text", "tables"),
-    [
-        ("frozen", [{"use": "frozen"}]),
-        (" frozen , full", [{"use": "frozen"}, {"use": "full"}]),
-        ("last_stages(n=2, norm=\"batch\"),x/y()", [{"use": "last_stages", "n": 2, "norm": "batch"}, {"use": "x/y"}]),
-        ("groups(names=['a','b'],scale=0.5)", [{"use": "groups", "names": ["a", "b"], "scale": 0.5}]),
-    ],
-)  # fmt: skip
-def test_policies_are_read_with_their_keys(text: str, tables: list[dict[str, Any]]) -> None:
-    assert policies_from(text) == tables
-
-
-@pytest.mark.parametrize("text", ["", "frozen,", "frozen full", "last_stages(n=2", "last_stages(n)", "last_stages(2)"])
-def test_words_that_are_no_policies_are_refused_with_an_example(text: str) -> None:
-    with pytest.raises(FwError, match="for instance: --policies"):
-        policies_from(text)
 
 
 def test_seeds_are_numbers_and_spans() -> None:

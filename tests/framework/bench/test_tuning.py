@@ -22,7 +22,7 @@ KEYS = StudyKeys(base="x", seeds=(0, 1), tune={"lr": RATES})
 
 def arm(name: str = "full") -> Arm:
     """An arm whose recipe nobody looks at."""
-    return Arm(name, name, None, None, KEYS.trials(name))  # type: ignore[arg-type]
+    return Arm(name, (name,), None, None, KEYS.trials((name,)))  # type: ignore[arg-type]
 
 
 def trial(lr: float, score: float | None, seed: int = 2, higher: bool = True, of: Arm | None = None) -> Trained:
