@@ -77,7 +77,7 @@ def command(
 
 
 def announcement(keys: StudyKeys, arms: Sequence[Arm]) -> list[str]:
-    """What is compared, and in what the recipes differ beside their names: a line each, with those that have the key."""
+    """What is compared, and in what the recipes differ: a line each, with the ways that have the key."""
     from framework.bench.arms import differences
     from framework.cli.display import counted
     from framework.toml_text import toml_value

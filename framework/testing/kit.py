@@ -29,15 +29,18 @@ from framework.errors import FwError, name_hints
 from framework.hooks import KINDS, Kind
 from framework.index import PluginRecord
 from framework.testing import (
+    of_adapters,
     of_backbones,
     of_components,
     of_datasets,
+    of_finishers,
     of_heads,
     of_hooks,
     of_losses,
     of_metrics,
     of_optimizers,
     of_policies,
+    of_regularizers,
     of_schedulers,
     of_transforms,
 )
@@ -53,6 +56,9 @@ CHECKS: Mapping[str, tuple[Check, ...]] = {
     "datasets": of_datasets.CHECKS,
     "transforms": of_transforms.CHECKS,
     "metrics": of_metrics.CHECKS,
+    "adapters": of_adapters.CHECKS,
+    "regularizers": of_regularizers.CHECKS,
+    "finishers": of_finishers.CHECKS,
 }
 """Registry -> what its components must hold, beside what every component must."""
 

@@ -71,6 +71,20 @@ def _rename(network: nn.Module) -> None:
 # -------------------------------------------------------------------------------------------------- backbones
 
 
+class Chain(nn.Sequential):
+    """A chain of modules; what is set on it later is no link of it."""
+
+    def __init__(self, links: OrderedDict[str, nn.Module]) -> None:
+        super().__init__(links)
+        self.links = len(links)
+
+    def forward(self, given: Tensor) -> Tensor:
+        """What the last link gives."""
+        for module in list(self.children())[: self.links]:
+            given = module(given)
+        return given
+
+
 class Residual(nn.Sequential):
     """A chain of modules, and what goes into it added to what comes out."""
 
@@ -122,7 +136,7 @@ class Mean(nn.Module):
 def convolutional(norm: Callable[[int], nn.Module]) -> nn.Module:
     """Four stages of convolutions, each followed by what `norm` makes for a number of channels."""
     convolution = partial(_convolution, norm)
-    return nn.Sequential(OrderedDict[str, nn.Module](
+    return Chain(OrderedDict[str, nn.Module](
         stem=convolution(3, 8, 2),
         layer1=Residual(OrderedDict[str, nn.Module](first=convolution(8, 8), second=convolution(8, 8))),
         layer2=nn.Sequential(OrderedDict[str, nn.Module](first=convolution(8, FEATURES, 2), drop=nn.Dropout(0.1))),
@@ -140,7 +154,7 @@ def _convolution(norm: Callable[[int], nn.Module], inputs: int, outputs: int, st
 def transformer() -> nn.Module:
     """Patches, three blocks of attention, and a norm at the end, which is the neck."""
     blocks = nn.Sequential(*(_block(FEATURES) for _ in range(3)))
-    return nn.Sequential(OrderedDict[str, nn.Module](
+    return Chain(OrderedDict[str, nn.Module](
         embed=Patches(FEATURES), blocks=blocks, norm=nn.LayerNorm(FEATURES), pool=Mean()
     ))  # fmt: skip
 

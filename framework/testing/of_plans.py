@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from framework.freezing import Change, FrozenNetwork, all_tensors, allowed_to_move, same_bits
+from framework.testing.additions import TOLERANCE, some
 from framework.testing.case import Case, Check, check
 from framework.testing.chance import seeded
 from framework.testing.networks import SIDE, backbone_table
@@ -17,9 +17,6 @@ from framework.testing.whole_runs import differences, run, run_in_pieces
 
 STEPS = 2
 """Real steps under each plan: the second one has what the first one left, momentum among it."""
-TOLERANCE = 1e-4
-"""Of a loss, and of a tensor, between a divided network and a whole one: rounding, where a machine computes batches of
-images and of boundaries otherwise."""
 
 
 @check
@@ -55,7 +52,7 @@ def keeps_what_it_freezes(case: Case) -> None:
                 frozen.apply(plan)
                 moved = _moved_by_steps(frozen)
                 assert not moved, (
-                    f"{way.words}: {len(moved)} tensors move that a plan freezes, {_some(moved)}; "
+                    f"{way.words}: {len(moved)} tensors move that a plan freezes, {some(moved)}; "
                     "the policy writes to the network, or its plan trains what it does not list"
                 )
 
@@ -93,7 +90,7 @@ def resumes_to_the_bit(case: Case) -> None:
     pieces = run_in_pieces(case.index(), tables, case.folder / "pieces")
     found = differences(whole, pieces)
     assert not found, (
-        f"a run that is stopped and resumed ends otherwise than one that is not: {_some(found)}; "
+        f"a run that is stopped and resumed ends otherwise than one that is not: {some(found)}; "
         "put all that next() reads and changes into state(), and take all of it back in restore()"
     )
 
@@ -107,7 +104,7 @@ def trains_divided_as_whole(case: Case) -> None:
     }
     found = differences(runs["off"], runs["auto"], TOLERANCE)
     assert not found, (
-        f"a divided network trains otherwise than a whole one: {_some(found)}; "
+        f"a divided network trains otherwise than a whole one: {some(found)}; "
         "decide by the layout, the progress and the policy's own state alone"
     )
 
@@ -115,10 +112,6 @@ def trains_divided_as_whole(case: Case) -> None:
 def _tables(case: Case) -> dict[str, Any]:
     """The policy, and the first network that it takes."""
     return {"freezing": case.table(), "backbone": backbone_table(taken(case)[0])}
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 CHECKS: tuple[Check, ...] = (
