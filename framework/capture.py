@@ -41,6 +41,12 @@ class Capture:
     roots: Mapping[fx.Node, fx.Node]
     writes: Mapping[fx.Node, tuple[fx.Node, ...]]
 
+    @classmethod
+    def of(cls, module: fx.GraphModule, batch: Any, names: Mapping[int, str]) -> Capture:
+        """A graph in which whoever reads what was written in place reads what the write gives."""
+        memory = roots(module.graph)
+        return cls(module, _image(module.graph), batch, names, memory, _unseen_writes(module.graph, memory))
+
     @property
     def nodes(self) -> list[fx.Node]:
         """The operations, in the order in which they run."""
@@ -86,20 +92,23 @@ def capture(network: nn.Module, images: Tensor) -> Capture:
         raise NotCaptured(f"torch.export refuses it: {_first_line(error)}") from error
     module = program.module()
     graph = module.graph
-    image = next(node for node in graph.nodes if node.op == "placeholder")
     _remove_guards(graph)
     _follow_in_place(graph)
-    size = image.meta["val"].shape[0]
+    size = _image(graph).meta["val"].shape[0]
     if not isinstance(size, torch.SymInt):
         raise NotCaptured("its forward pass fixes the number of images")
     names = {id(tensor): name for name, tensor in all_tensors(network).items()}
-    memory = roots(graph)
-    return Capture(module, image, size.node.expr, names, memory, _unseen_writes(graph, memory))
+    return Capture.of(module, size.node.expr, names)
 
 
 def _first_line(error: Exception) -> str:
     text = str(error).strip() or type(error).__name__
     return text.partition("\n")[0][:200]
+
+
+def _image(graph: fx.Graph) -> fx.Node:
+    found: fx.Node = graph.find_nodes(op="placeholder")[0]
+    return found
 
 
 def _remove_guards(graph: fx.Graph) -> None:
@@ -155,6 +164,12 @@ def _unseen_writes(graph: fx.Graph, memory: Mapping[fx.Node, fx.Node]) -> dict[f
         for written in arguments_written(node):
             writers.setdefault(memory[written], []).append(node)
     return found
+
+
+def module_of(node: fx.Node) -> str:
+    """The full name of the innermost module in which a node is computed."""
+    stack = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+    return str(stack[-1]).removeprefix("L['self'].").removeprefix("L['self']") if stack else ""
 
 
 def schema_of(node: fx.Node) -> Any:

@@ -11,7 +11,8 @@ import attrs
 import torch
 from torch import Tensor, fx, nn
 
-from framework.capture import Capture, NotCaptured, capture
+from framework.capture import Capture, NotCaptured, module_of
+from framework.captures import Captures
 from framework.casting import cast_once
 from framework.contracts import Layout, Plan, Stage
 from framework.costs import Costs
@@ -127,7 +128,10 @@ class Wish:
     stage: str = ""
 
 
-def divide(frozen: FrozenNetwork, images: Tensor, wish: Wish, flops: int, before: Partition | None = None) -> Partition:
+def divide(
+    frozen: FrozenNetwork, images: Tensor, wish: Wish, flops: int, before: Partition | None = None,
+    captures: Captures | None = None,
+) -> Partition:  # fmt: skip
     """The partition of a network under its plan; the network is left in evaluation mode.
 
     Args:
@@ -136,6 +140,7 @@ def divide(frozen: FrozenNetwork, images: Tensor, wish: Wish, flops: int, before
         wish: where the boundary may lie.
         flops: of one image through the backbone, for the share of the fixed part.
         before: the partition under an earlier plan; where it has a graph, so has this one, to be computed from it.
+        captures: graphs of the network from earlier plans.
 
     Raises:
         NoPartition: it cannot be divided, or it is not worth it.
@@ -147,7 +152,8 @@ def divide(frozen: FrozenNetwork, images: Tensor, wish: Wish, flops: int, before
         return _at_head(frozen, flops)
     if all(parameter.requires_grad for parameter in frozen.network.parameters()):
         raise NoPartition("every parameter may move")  # what has none computes little, and is not worth a capture
-    return _at_cut(frozen, images, wish.budget, allowed)
+    captures = captures or Captures(frozen.network)
+    return _at_cut(frozen, partial(captures.graph, images), wish.budget, allowed)
 
 
 def _stages_before(layout: Layout, last: str) -> tuple[Stage, ...]:
@@ -199,15 +205,17 @@ def _at_head(frozen: FrozenNetwork, flops: int) -> Partition:
     return Partition(fixed, trained, scored, HEAD_INPUT, 4 * width, share, stages, tuple(reads), shape)
 
 
-def _at_cut(frozen: FrozenNetwork, images: Tensor, budget: int, stages: Sequence[Stage]) -> Partition:
+def _at_cut(
+    frozen: FrozenNetwork, graph: Callable[[], Capture], budget: int, stages: Sequence[Stage]
+) -> Partition:  # fmt: skip
     may_move = allowed_to_move(frozen.layout, frozen.plan)
     try:
         frozen.train()
-        training = capture(frozen.network, images)
+        training = graph()
         marks = mark(training, may_move)
         cut = choose_cut(training, marks, budget, _nodes_of(training, frozen.layout, stages))
         frozen.eval()
-        scoring = capture(frozen.network, images)
+        scoring = graph()
         alike = cut_alike(scoring, cut, training, may_move)
         if alike is None:
             raise NoCut("evaluation mode computes something else before the boundary")
@@ -284,12 +292,6 @@ def stage_of(node: fx.Node, home: dict[str, str]) -> str | None:
     while path and path not in home:
         path = path.rpartition(".")[0]
     return home.get(path)
-
-
-def module_of(node: fx.Node) -> str:
-    """The full name of the innermost module in which a node is computed."""
-    stack = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
-    return str(stack[-1]).removeprefix("L['self'].").removeprefix("L['self']") if stack else ""
 
 
 def _words(cut: Cut, layout: Layout) -> str:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from framework.assemble import Assembly
-from framework.contracts import Plan, Split
+from framework.captures import Captures
+from framework.contracts import Moments, Plan, Split
 from framework.data import in_batches
 from framework.decoded import Decoded
 from framework.errors import AuditFailed, FwError
@@ -44,6 +45,7 @@ class Divided:
         self.filler = filler
         self.say = say
         self.whole = WholeNetwork(run, "no plan yet", decoded)
+        self.captures = Captures(run.network, several=run.policy.moments() != Moments())
         self.keeper: Keeper | None = None
         self.plan: Plan | None = None
         self.train_entry: Entry | None = None
@@ -91,11 +93,7 @@ class Divided:
 
     def _divided(self) -> Keeper | None:
         try:
-            before = self.keeper.partition if self.keeper else None
-            partition = divide(self.run.frozen, self._two_images(), self._wish(), self.run.model.flops, before)
-            carry = carry_from(self.keeper, self.run, partition)
-            keeper = Keeper(self.run, partition, chunk_of(self.run), self.filler, carry)
-            check_partition(self.run, partition, keeper.fixed, keeper.chunk)
+            return self._checked()
         except NoPartition as reason:
             self._refuse(str(reason), FwError)
             return None
@@ -103,6 +101,19 @@ class Divided:
             self._refuse(f"the self-check failed: {reason}", AuditFailed)
             self.say(f"the network trains whole: {self.whole.reason}")
             return None
+
+    def _checked(self) -> Keeper:
+        before, frozen = self.keeper.partition if self.keeper else None, self.run.frozen
+        partition = divide(frozen, self._two_images(), self._wish(), self.run.model.flops, before, self.captures)
+        carry = carry_from(self.keeper, self.run, partition)
+        keeper = Keeper(self.run, partition, chunk_of(self.run), self.filler, carry)
+        try:
+            check_partition(self.run, partition, keeper.fixed, keeper.chunk)
+        except CheckFailed:
+            if not self.captures.spliced:
+                raise
+            self.captures.capture_each()
+            return self._checked()
         return keeper
 
     def _refuse(self, reason: str, error: type[FwError]) -> None:

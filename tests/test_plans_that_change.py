@@ -20,7 +20,8 @@ import torch
 from interruptions import difference
 
 import framework as fw
-from framework import checkpoint, data, train
+from framework import captures, checkpoint, data, train
+from framework.assemble import assemble
 from framework.catalog import PluginSource
 from framework.display import NullDisplay
 from framework.errors import Interrupted
@@ -29,7 +30,7 @@ from framework.freezing import all_tensors
 from framework.index import Index, build_index
 from framework.recipe import load_recipe
 from framework.running import Run
-from framework.runs import resume_run, start_run
+from framework.runs import feed_of, resume_run, start_run
 
 LR = 0.02
 STEPS_PER_EPOCH, EPOCHS = 2, 3
@@ -390,6 +391,45 @@ def test_a_boundary_is_computed_from_that_of_the_plan_before(plugged: Index, tmp
     assert summary["partition"]["images_carried"] == images["train"] + images["val"]
     assert summary["partition"]["images_computed"] == images["test"], "which no earlier plan was scored on"
     assert len(read) == sum(images.values())
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_plans_that_follow_share_two_captures_and_change_no_bit(
+    plugged: Index, tmp_path: Path, monkeypatch, network: str
+) -> None:
+    counts, tensors, metrics = {}, {}, {}
+    honest = captures.capture
+    for way in ("spliced", "each"):
+        calls: list[object] = []
+        monkeypatch.setattr(captures, "capture", lambda *given, calls=calls: calls.append(given) or honest(*given))
+        if way == "each":
+            monkeypatch.setattr(captures, "splice", refuse)
+        overrides = [*SMALL, *NETWORKS[network], "freezing={use='scripted', script='there and back in mid-epoch'}",
+                     "engine.partition=require"]  # fmt: skip
+        recipe = load_recipe("smoke", plugged, overrides)
+        start_run(recipe, plugged, tmp_path / way, True, NullDisplay())
+        counts[way] = len(calls)
+        tensors[way] = load_tensors(tmp_path / way / "model.safetensors")[0]
+        metrics[way] = (tmp_path / way / "metrics.jsonl").read_text()
+    assert counts["spliced"] == 2
+    assert counts["each"] > 4
+    assert [name for name, one in tensors["each"].items() if not torch.equal(one, tensors["spliced"][name])] == []
+    assert metrics["each"] == metrics["spliced"]
+
+
+def refuse(*given: object) -> None:
+    raise captures.NotSpliced("as if nothing fitted")
+
+
+def test_a_spliced_graph_that_computes_something_else_is_captured_anew(plugged: Index, monkeypatch) -> None:
+    monkeypatch.setattr(captures, "splice", lambda evaluating, training, modes: evaluating)
+    script = "freezing={use='scripted', script='freeze by epochs'}"
+    overrides = [*SMALL, *NETWORKS["batch_norm"], script, "engine.partition=require"]
+    run = assemble(load_recipe("smoke", plugged, overrides), plugged)
+    feed = feed_of(run, NullDisplay(), lambda: None)
+    feed.divide()
+    assert feed.facts()["reason"] is None
+    assert not feed.captures.several
 
 
 def test_a_scale_that_was_not_declared_is_an_error_that_says_so(plugged: Index, tmp_path: Path, monkeypatch) -> None:

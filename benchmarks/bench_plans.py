@@ -1,0 +1,242 @@
+"""Policies whose plan changes, on ResNet-18: whole runs, divided against whole; and what dividing could save at most.
+
+    pytest -n 0 -s benchmarks/bench_plans.py --benchmark-json=plans.json
+
+A run is a process of its own that begins with an empty feature store; plain is `engine.partition = "off"`. Rounds begin
+with either in turn. What is equal is said: the validation metrics of every epoch, and the steps at which plans changed.
+
+The bound is worked out from steps that are timed under each plan of `gradual_unfreeze`, plain and divided in turn, and
+from how many steps its calendar gives to each: were boundaries there for nothing, and computed once for each plan.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from bench_steps import BATCH, BATCHES, STEPS, Stepper, alternate
+from peers import contest
+
+pytestmark = pytest.mark.timeout(0)
+EPOCHS = 2 if contest.SHORT else 10
+COMMON = {
+    "train.epochs": EPOCHS, "optimizer.lr": 0.01, "train.report": False, "train.drop_last": True, "engine.chunk": BATCH,
+    "backbone.weights": ["random"],
+}  # fmt: skip
+LARGE = {"backbone.image_size": 224, "data.subset": {"train": 320, "val": 80, "test": 80}}
+
+
+@attrs.frozen
+class Case:
+    """A policy and its keys; `at_least` is the budget of plain over divided."""
+
+    freezing: Mapping[str, Any]
+    keys: Mapping[str, Any] = {}
+    at_least: float | None = None
+
+
+CASES = {
+    "gradual_unfreeze at 36": Case({"use": "gradual_unfreeze"}),
+    "auto_freeze at 36": Case({"use": "auto_freeze"}),
+    "gradual_unfreeze over the run at 224": Case({"use": "gradual_unfreeze", "every": EPOCHS}, LARGE),
+    "auto_freeze at 224": Case({"use": "auto_freeze"}, LARGE, at_least=1.5),
+    "auto_freeze(percentile=0.8) at 224": Case({"use": "auto_freeze", "percentile": 0.8}, LARGE, at_least=1.5),
+}
+CALENDARS = {
+    "a stage an epoch, 10 epochs": (1, 10),
+    "a stage an epoch, 6 epochs": (1, 6),
+    "evenly over 10 epochs": (10, 10),
+    "every=2, 11 epochs": (2, 11),
+}
+"""(`every`, epochs)."""
+SIZES = (36,) if contest.SHORT else (36, 224)
+
+
+def contestant(case: Case, partition: str) -> contest.Contestant:
+    """A whole run; its accuracy, its seconds, and what it left are in the result."""
+    folder = contest.scratch() / f"plans-{partition}"
+    small = {"data.subset": {"train": 64, "val": 32, "test": 32}, "backbone.image_size": 36} if contest.SHORT else {}
+    keys = {**COMMON, **case.keys, **small, "freezing": case.freezing, "engine.partition": partition}
+    given = [part for key, value in keys.items() for part in ("--set", f"{key}={toml(value)}")]
+
+    def before() -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        contest.empty_store()
+
+    def result(output: str) -> Mapping[str, Any]:
+        summary = json.loads((folder / "summary.json").read_text())
+        return {"accuracy": summary["metrics"]["final"]["val"]["accuracy"], "seconds": summary["time_s"]}
+
+    return contest.Contestant(
+        f"{partition}", [*contest.FW, "run", "resnet18_frozen", "--out", str(folder), *given], before, result
+    )
+
+
+def toml(value: Any) -> str:
+    """A value as `--set` takes it."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key} = {toml(one)}" for key, one in value.items()) + "}"
+    return json.dumps(value)
+
+
+def left(partition: str) -> tuple[list[dict[str, float]], list[int]]:
+    """The validation metrics of every epoch of the newest run, and the steps before which its plan changed."""
+    folder = contest.scratch() / f"plans-{partition}"
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    metrics = [{name: value for name, value in line.items() if name.startswith("val.")} for line in lines]
+    changes = json.loads((folder / "summary.json").read_text())["plan_changes"]
+    return [one for one in metrics if one], [change["step"] for change in changes]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_whole_runs(benchmark, name: str) -> None:
+    case = CASES[name]
+    both = [contestant(case, partition) for partition in ("off", "auto")]
+    laps: dict[str, list[contest.Lap]] = {one.name: [] for one in both}
+    contest.run_process([*contest.FW, "validate", "resnet18_frozen"])  # byte code and the index
+
+    def rounds() -> None:
+        for number in range(contest.ROUNDS):
+            for one in both[:: 1 if number % 2 == 0 else -1]:
+                laps[one.name].append(contest.lap(one))
+
+    benchmark.pedantic(rounds, rounds=1)
+    plain, divided = (statistics.median(lap.seconds for lap in laps[one.name]) for one in both)
+    apart, moments = difference(*(left(one.name) for one in both))
+    reached = contest.reached(plain / divided, at_least=case.at_least)
+    benchmark.extra_info.update(
+        laps={one.name: [attrs.asdict(lap) for lap in laps[one.name]] for one in both}, ratio=round(plain / divided, 3),
+        at_least=case.at_least, reached=reached, largest_difference=apart, plan_changes=moments,
+        settings=contest.settings(batch=BATCH, epochs=EPOCHS, precision="fp32", **case.freezing),
+    )  # fmt: skip
+    verdict = "" if reached is None else f" (at least {case.at_least}: {'reached' if reached else 'missed'})"
+    print(
+        f"\n{name}: plain {plain:.1f} s, divided {divided:.1f} s, ratio {plain / divided:.2f}{verdict}; plans change "
+        f"at steps {moments['off']}, divided at {moments['auto']}; validation metrics differ by at most {apart:.2g}"
+    )
+
+
+def difference(plain: Any, divided: Any) -> tuple[float, dict[str, list[int]]]:
+    """The largest difference of any metric of any epoch, and when the plans changed."""
+    pairs = zip(plain[0], divided[0], strict=True)
+    apart = max(abs(one[name] - other[name]) for one, other in pairs for name in one)
+    return apart, {"off": plain[1], "auto": divided[1]}
+
+
+@pytest.fixture
+def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FW_CACHE_DIR", os.environ.get("FW_CACHE_DIR", str(tmp_path)))
+
+
+@attrs.frozen
+class Timed:
+    """Seconds of a batch under one plan: its step plain, its step divided, its way through the fixed part."""
+
+    plain: float
+    divided: float
+    fixed: float
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.usefixtures("own_store")
+def test_bound(benchmark, size: int) -> None:
+    timed: list[Timed] = []
+    benchmark.pedantic(lambda: timed.extend(timed_plans(size)), rounds=1)
+    found = {name: bounds(timed, steps_of_plans(*calendar)) for name, calendar in CALENDARS.items()}
+    benchmark.extra_info.update(plans=[attrs.asdict(one) for one in timed], bounds=found,
+                                settings=contest.settings(batch=BATCH, image_size=size, precision="fp32"))  # fmt: skip
+    print(f"\nResNet-18 at {size}, a batch under each plan of gradual_unfreeze, head to everything:")
+    for number, one in enumerate(timed):
+        print(f"  {number} stages: plain {one.plain:.4f} s, divided {one.divided:.4f} s, fixed part {one.fixed:.4f} s")
+    for name, (free, filled) in found.items():
+        print(f"  {name}: at most {free:.2f}x, with each boundary computed once {filled:.2f}x")
+
+
+def timed_plans(size: int) -> list[Timed]:
+    """Every plan of `gradual_unfreeze` in turn, on a network of either kind."""
+    plain, divided = (stepper(size, partition) for partition in ("off", "auto"))
+    timed = []
+    for plan in plans_of(plain):
+        for one in (plain, divided):
+            put_in_force(one, plan)
+        alternate(plain, divided)
+        medians = [statistics.median(one.steps) for one in (plain, divided)]
+        timed.append(Timed(*medians, fixed_seconds(plain, divided)))
+    return timed
+
+
+def stepper(size: int, partition: str) -> Stepper:
+    from framework.assemble import assemble
+    from framework.display import NullDisplay
+    from framework.index import installed_index
+    from framework.recipe import load_recipe
+    from framework.runs import feed_of
+
+    index = installed_index()
+    keys = {**COMMON, "freezing": {"use": "gradual_unfreeze"}, "engine.partition": partition,
+            "backbone.image_size": size, "data.subset": {"train": BATCH * BATCHES}}  # fmt: skip
+    parts = assemble(
+        load_recipe("resnet18_frozen", index, [f"{key}={toml(value)}" for key, value in keys.items()]), index
+    )
+    parts.frozen.auditor.open(parts.frozen.plan)
+    return Stepper(parts, feed_of(parts, NullDisplay(), lambda: None))
+
+
+def plans_of(one: Stepper) -> Sequence[Any]:
+    """Its plans, asked for as in a run with a change at every epoch."""
+    import framework as fw
+
+    layout, count = one.parts.model.layout, len(one.parts.model.layout.stages) + 1
+    asked = [one.parts.policy.next(layout, fw.Progress(epoch, epoch, count, count, {})) for epoch in range(count)]
+    return [plan for number, plan in enumerate(asked) if plan not in asked[:number]]
+
+
+def put_in_force(one: Stepper, plan: Any) -> None:
+    one.parts.frozen.auditor.close()
+    one.parts.frozen.apply(plan)
+    one.parts.groups.follow(plan)
+    one.parts.frozen.auditor.open(plan)
+    one.feed.follow(EPOCHS)
+    one.batches = iter(())
+
+
+def fixed_seconds(plain: Stepper, divided: Stepper) -> float:
+    """Of a batch through the fixed part; 0 where nothing is fixed."""
+    if divided.feed.keeper is None:
+        return 0.0
+    images = next(iter(plain.feed.train_batches(0, 0))).inputs
+    seconds = []
+    for _ in range(1 + STEPS):
+        began = time.perf_counter()
+        divided.feed.keeper.boundary(images)
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds[1:])
+
+
+def steps_of_plans(every: int, epochs: int, per_epoch: int = 60) -> list[int]:
+    """How many of a run's steps each plan has, from the head's to everything."""
+    import framework as fw
+    from fw_freezing.head_first import GradualUnfreeze
+
+    keys, steps = GradualUnfreeze(every=every), epochs * per_epoch
+    calendar = keys.calendar(5)
+    places = [fw.Progress(step // per_epoch, step, epochs, steps, {}) for step in range(steps)]
+    counts = Counter(calendar.changes(place) for place in places)
+    return [counts[number] for number in range(6)]
+
+
+def bounds(timed: Sequence[Timed], steps: Sequence[int], per_epoch: int = 60) -> tuple[float, float]:
+    """Plain over divided: with boundaries for nothing, and each computed once, for all images, under its plan."""
+    plain = sum(count * one.plain for count, one in zip(steps, timed, strict=True))
+    divided = sum(count * one.divided for count, one in zip(steps, timed, strict=True))
+    filled = divided + sum(per_epoch * one.fixed for count, one in zip(steps, timed, strict=True) if count)
+    return round(plain / divided, 3), round(plain / filled, 3)
