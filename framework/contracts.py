@@ -174,8 +174,8 @@ class Layout:
             `plan` trains them.
         layers: the library's finer division of all parameters, input to output, the head's in the last; () where it
             has none.
-        outputs: each module of the backbone that is called, in the order of first calls -> the shape of the tensor that
-            it gives for one image, (1, ...); () where it gives something else.
+        outputs: each module of the backbone that is called, `backbone` itself included, in the order of first calls ->
+            the shape of the tensor that it gives for one image, (1, ...); () where it gives something else.
         added: parameters that an adapter added; every plan made by `plan` trains them.
     """
 

@@ -22,6 +22,7 @@ from framework.allocator import keeping_memory, returning_memory
 from framework.bench.parts import parts_of
 from framework.bench.stints import Turn, seconds, times_of_turns
 from framework.bench.turns import turns
+from framework.contracts import Moments
 from framework.display import NullDisplay
 from framework.files import write_json
 from framework.formats import place
@@ -53,8 +54,8 @@ def probe(recipe: Recipe, index: Index, began: float, count: bool, turn: Turn, t
         seconds: `start_up_s` (until the network stands), `divide_s`, `features_s` (the one pass over the thinned
         training images), `first_validate_s`, and what `times_of_turns` gives; `base_mb` and `peak_mb` (resident, or of
         the device's allocator; the base is what it takes when all is imported and nothing built); `thinned` and
-        `images` by split; `params`, `partition`, `epochs`, `images_of_step`, `threads`, `device`; and what `parts_of`
-        gives.
+        `images` by split; `later_plans`, whether others than the first can follow; `params`, `partition`, `epochs`,
+        `images_of_step`, `threads`, `device`; and what `parts_of` gives.
     """
     device = pick_device(recipe.engine.device)
     with returning_memory(device):
@@ -73,7 +74,7 @@ def probe(recipe: Recipe, index: Index, began: float, count: bool, turn: Turn, t
     return {
         **found, "images": sizes, "thinned": {"train": len(run.parts.data.train), "val": len(run.parts.data.val)},
         "params": parameter_counts(run.parts.network), "partition": run.feed.facts(),
-        "epochs": epochs_of(recipe, run), "images_of_step": recipe.train.batch_size * recipe.train.accumulate,
+        "later_plans": run.parts.policy.moments() != Moments(), "epochs": epochs_of(recipe, run), "images_of_step": recipe.train.batch_size * recipe.train.accumulate,
         "threads": torch.get_num_threads(), "device": str(device), "memory_format": run.parts.memory_format,
     }  # fmt: skip
 

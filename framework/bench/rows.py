@@ -52,6 +52,12 @@ class Row:
     reason: str
 
     @property
+    def caution(self) -> str:
+        """What must be known of the figures; nothing where they are what they seem."""
+        later = self.facts.get("later_plans")
+        return "its plan changes, and it was timed as it begins: time whole runs instead" if later else ""
+
+    @property
     def facts(self) -> Mapping[str, Any]:
         """What the first lap says."""
         return self.laps[0].facts if self.laps else {}

@@ -158,6 +158,8 @@ def _remarks(outcome: Outcome) -> Iterator[str]:
     for row in outcome.rows:
         if row.cell.recipe is None and "accuracy" in row.facts:
             yield f"{row.cell.name}: accuracy {row.facts['accuracy']}, by its own count"
+        if row.caution:
+            yield f"{row.cell.name}: {row.caution}"
         if row.failed:
             yield f"{row.cell.name}: {counted(row.failed, 'measurement')} failed: {row.reason}"
 

@@ -145,5 +145,7 @@ def remarks(outcome: Outcome) -> Iterator[tuple[str, str]]:
     for row in outcome.rows:
         if row.failed:
             yield row.cell.name, f"{row.failed} of {row.failed + len(row.laps)} measurements failed: {row.reason}"
+        if row.caution:
+            yield row.cell.name, row.caution
         if row.parts.get("reason"):
             yield row.cell.name, f"operations and memory are not known: {row.parts['reason']}"

@@ -6,9 +6,11 @@ import csv
 import io
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from framework.bench.arms import Arm
@@ -16,9 +18,13 @@ from framework.bench.as_json import as_csv, as_json
 from framework.bench.costs import Costs, costs_of, medians, repaid_in_epoch, seconds_to_epoch
 from framework.bench.laps import AGAIN, Cell, Lap
 from framework.bench.outcome import Outcome, outcome_of
+from framework.bench.probe import probe
+from framework.bench.rows import rows_and_noise
 from framework.bench.study import StudyKeys
 from framework.bench.trained import Job, Trained
 from framework.bench.tuning import Tuned
+from framework.index import Index
+from framework.recipe import load_recipe
 
 RECIPE: Any = type("Stub", (), {"digest": lambda self: "abc"})()
 """What stands where a cell's recipe would: only a program has none."""
@@ -160,6 +166,21 @@ def laps(rounds: int = 3, failed: tuple[tuple[str, int], ...] = (), drift: float
                                                  first_validate_s=0.0, validate_s=0.0)})
         for number in range(rounds) for name, step_s in STEP_S.items()
     ]  # fmt: skip
+
+
+def test_a_cell_whose_plan_changes_says_that_it_was_timed_as_it_begins() -> None:
+    """Of the phases of `lp_ft` a lap sees the first, of which the whole run's time cannot be told."""
+    told = [attrs.evolve(lap, facts={**lap.facts, "later_plans": lap.cell == "full / auto"}) for lap in laps()]
+    rows, _ = rows_and_noise(CELLS, told, {})
+    assert [row.cell.name for row in rows if row.caution] == ["full / auto"]
+
+
+@pytest.mark.parametrize(("policy", "later"), [("frozen", False), ("full", False), ("lp_ft", True)])
+def test_a_probe_knows_whether_other_plans_follow(index: Index, policy: str, later: bool) -> None:
+    keys = {"data.images": 40, "backbone.use": "timm/test_efficientnet", "backbone.image_size": 32, "engine.threads": 1}
+    recipe = load_recipe("smoke", index, {**keys, "train.batch_size": 8, "freezing": {"use": policy}})
+    found = probe(recipe, index, time.monotonic(), False, lambda: None, 1)
+    assert found["later_plans"] is later
 
 
 def final(
