@@ -74,7 +74,8 @@ def probe(recipe: Recipe, index: Index, began: float, count: bool, turn: Turn, t
     return {
         **found, "images": sizes, "thinned": {"train": len(run.parts.data.train), "val": len(run.parts.data.val)},
         "params": parameter_counts(run.parts.network), "partition": run.feed.facts(),
-        "later_plans": run.parts.policy.moments() != Moments(), "epochs": epochs_of(recipe, run), "images_of_step": recipe.train.batch_size * recipe.train.accumulate,
+        "later_plans": run.parts.policy.moments() != Moments(),
+        "epochs": epochs_of(recipe, run), "images_of_step": recipe.train.batch_size * recipe.train.accumulate,
         "threads": torch.get_num_threads(), "device": str(device), "memory_format": run.parts.memory_format,
     }  # fmt: skip
 
