@@ -218,7 +218,7 @@ def test_a_loss_that_is_no_number_reaches_no_checkpoint(go, tmp_path: Path, monk
 
     def spoilt(run: Run) -> None:
         if run.standing.step == 2:
-            run.note_loss(torch.tensor(math.nan), 1)
+            run.note_loss(torch.tensor(math.nan), None, 1)
         save(run)
 
     monkeypatch.setattr(checkpoint, "save", spoilt)

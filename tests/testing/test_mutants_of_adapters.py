@@ -18,6 +18,8 @@ from framework.testing import failures, kit
 from framework.testing.networks import FEATURES
 from framework.testing.of_adapters import CHECKS
 
+pytestmark = pytest.mark.sweep  # whole runs and exports of many plugins
+
 WHOLE_RUNS = ("resumes_to_the_bit", "trains_divided_as_whole", "loads_again")
 SLOW = ("can_be_captured", *WHOLE_RUNS)
 """They take longer than all the others, and are run for sound adapters and for the faults that they are there for."""

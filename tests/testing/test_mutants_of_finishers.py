@@ -14,6 +14,8 @@ import framework as fw
 from framework.testing import failures, kit
 from framework.testing.of_finishers import CHECKS
 
+pytestmark = pytest.mark.sweep  # whole runs and exports of many plugins
+
 SLOW = ("does_not_act_on_training", "resumes_to_the_bit")
 """Whole runs take longer than all other checks, and are made for sound finishers and for faults of their own."""
 STEPS_OF_WHOLE_RUNS = 9

@@ -16,6 +16,8 @@ import framework as fw
 from framework.testing import failures, kit
 from framework.testing.of_regularizers import CHECKS
 
+pytestmark = pytest.mark.sweep  # whole runs and exports of many plugins
+
 SLOW = ("resumes_to_the_bit", "trains_divided_as_whole")
 """Whole runs take longer than all other checks, and are made for sound regularizers and for faults of their own."""
 
