@@ -168,7 +168,7 @@ class Frozen:
 
     def parameters(self) -> list[nn.Parameter]:
         """The parameters that train, for an optimizer."""
-        return [p for name, p in self.model.named_parameters() if name in self.plan.trainable]
+        return list(self._frozen.trainable().values())
 
     def audit(self) -> dict[str, Any]:
         """What moved since `freeze`: `frozen_moved` must be 0."""

@@ -184,7 +184,7 @@ def restore(run: Run, tensors: dict[str, Tensor], facts: Any) -> None:
     if run.parts.finisher is not None:
         here = {name: t.to(run.parts.device) for name, t in tensors.items() if name.startswith("finisher")}
         run.parts.finisher.restore(unpack(facts["finisher"], here))
-        run.parts.finisher.follow(run.moving())
+        run.parts.finisher.follow(run.parts.frozen.moving())
     run.clock.seconds.update(facts["seconds"])
 
 

@@ -139,12 +139,14 @@ class FrozenNetwork:
         self.plan = Plan(trainable={})
         self.auditor = Auditor(network, layout)
         self._parameters = dict(network.named_parameters())
+        self._free: set[str] = set()
         self._hook: Any = None
 
     def apply(self, plan: Plan) -> Change:
         """Puts `plan` in force; applying it again changes nothing."""
         before, after = set(self.plan.trainable), set(plan.trainable)
         self.plan = plan
+        self._free = allowed_to_move(self.layout, plan)
         for name, parameter in self._parameters.items():
             parameter.requires_grad_(name in plan.trainable)
             if name not in plan.trainable:
@@ -155,6 +157,14 @@ class FrozenNetwork:
         self._hook = self.network.register_forward_pre_hook(self.keeper)
         order = self.layout.parameters
         return Change(tuple(n for n in order if n in after - before), tuple(n for n in order if n in before - after))
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The parameters that train under the plan in force, by name."""
+        return {name: parameter for name, parameter in self._parameters.items() if name in self.plan.trainable}
+
+    def moving(self) -> dict[str, Tensor]:
+        """The tensors that may move under the plan in force, by name."""
+        return {name: tensor for name, tensor in all_tensors(self.network).items() if name in self._free}
 
     def train(self) -> None:
         """Train mode, as the plan has it."""
@@ -298,6 +308,11 @@ def _writes(tensor: Tensor) -> tuple[int, int]:
 def all_tensors(network: nn.Module) -> dict[str, Tensor]:
     """Every parameter and buffer, by the first of its names, those that are not saved in a state dict included."""
     return {**dict(network.named_parameters()), **dict(network.named_buffers())}
+
+
+def copied_tensors(network: nn.Module) -> dict[str, Tensor]:
+    """A copy of every parameter and buffer, by name, where the network is."""
+    return {name: tensor.detach().clone() for name, tensor in all_tensors(network).items()}
 
 
 def put_back(network: nn.Module, before: Mapping[str, Tensor]) -> None:

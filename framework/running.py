@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from torch import Tensor, nn
+from torch import Tensor
 
 from framework.assemble import Assembly
 from framework.contracts import Progress, Split
 from framework.display import Display
 from framework.errors import FwError
 from framework.feed import Feed
-from framework.freezing import all_tensors, allowed_to_move
 from framework.gradients import Gradients, Tally, wanted_signals
 from framework.measure import Clock, autocast
 from framework.schedule import Schedule, build_schedule
@@ -199,16 +198,6 @@ class Run:
     def is_over(self) -> bool:
         """Whether no epoch is left."""
         return self.standing.epoch >= self.epochs or self.standing.stopped_early
-
-    def trainable(self) -> dict[str, nn.Parameter]:
-        """The parameters that train under the plan in force, by name."""
-        plan = self.parts.frozen.plan
-        return {name: p for name, p in self.parts.network.named_parameters() if name in plan.trainable}
-
-    def moving(self) -> dict[str, Tensor]:
-        """The tensors that may move under the plan in force, by name."""
-        free = allowed_to_move(self.parts.model.layout, self.parts.frozen.plan)
-        return {name: tensor for name, tensor in all_tensors(self.parts.network).items() if name in free}
 
     def progress(self) -> Progress:
         """Where the run stands, for policies and schedulers."""

@@ -15,7 +15,6 @@ from framework import checkpoint, log, results, rundir
 from framework.allocator import keeping_memory
 from framework.assemble import Assembly, assemble
 from framework.builder import naming
-from framework.checkpoint import load_initial
 from framework.contracts import Data, Split
 from framework.data import thinned
 from framework.decoded import Decoded
@@ -24,7 +23,7 @@ from framework.errors import FwError
 from framework.feed import Feed, WholeNetwork
 from framework.files import remove_scratch, write_json
 from framework.filling import Filler
-from framework.freezing import all_tensors
+from framework.freezing import copied_tensors
 from framework.index import Index
 from framework.measure import Clock
 from framework.models import save_model
@@ -158,8 +157,7 @@ def begin_additions(run: Run, folder: Path | None) -> None:
     regularizer, finisher = run.parts.regularizer, run.parts.finisher
     if regularizer is None and (finisher is None or not finisher.needs_initial):
         return
-    now = all_tensors(run.parts.network)
-    run.initial = load_initial(run) if folder else {name: tensor.detach().clone() for name, tensor in now.items()}
+    run.initial = checkpoint.load_initial(run) if folder else copied_tensors(run.parts.network)
     if regularizer is not None:
         with naming("regularizer", run.parts.recipe.parts["regularizer"]):
             regularizer.start(run.parts.network, run.parts.model.layout, run.initial)
@@ -255,9 +253,8 @@ def finish_weights(run: Run) -> None:
     """
     finisher, table = run.parts.finisher, run.parts.recipe.parts["finisher"]
     assert finisher is not None
-    selected = {name: tensor.detach().clone() for name, tensor in all_tensors(run.parts.network).items()}
     with naming("finisher", table):
-        finished = dict(finisher.finish(selected, run.initial))
+        finished = dict(finisher.finish(copied_tensors(run.parts.network), run.initial))
     fixed = finished.keys() - run.standing.movable
     if fixed:
         raise FwError(f"the finisher {table.use!r} names {min(fixed)!r}, which did not move in this run",

@@ -51,7 +51,7 @@ def train(run: Run) -> None:
         done = attrs.evolve(run.progress(), epoch=at.epoch + 1)
         run.schedule.after_epoch(done, monitored(run, metrics))
         if run.parts.finisher is not None:
-            run.parts.finisher.after_epoch(run.moving(), done)
+            run.parts.finisher.after_epoch(run.parts.frozen.moving(), done)
         end_epoch(run)
 
 
@@ -101,7 +101,7 @@ def regularization(run: Run, inputs: Inputs) -> Tensor | None:
         return None
     images = inputs if regularizer.needs_images and isinstance(inputs, Tensor) else None
     with naming("regularizer", run.parts.recipe.parts["regularizer"]):
-        return regularizer.term(run.trainable(), images)
+        return regularizer.term(run.parts.frozen.trainable(), images)
 
 
 def images_of_step(run: Run, batch: int) -> int:
@@ -125,7 +125,7 @@ def take_step(run: Run) -> None:
     run.standing.step += 1
     run.schedule.after_step(run.progress())
     if run.parts.finisher is not None:
-        run.parts.finisher.after_step(run.moving(), run.progress())
+        run.parts.finisher.after_step(run.parts.frozen.moving(), run.progress())
 
 
 def make_up_for_skipped(run: Run, parameters: list[nn.Parameter]) -> None:
@@ -328,4 +328,4 @@ def begin_plan(run: Run) -> None:
     run.parts.frozen.auditor.open(plan)
     run.standing.movable |= checkpoint.movable(run.parts)
     if run.parts.finisher is not None:
-        run.parts.finisher.follow(run.moving())
+        run.parts.finisher.follow(run.parts.frozen.moving())

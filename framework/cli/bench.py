@@ -18,10 +18,6 @@ if TYPE_CHECKING:
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 
-IN_NAMES = ("freezing.use", "adapter.use", "regularizer.use", "finisher.use")
-"""What the name of a way of training says already."""
-
-
 @click.command()
 @click.argument("names", nargs=-1, required=True, metavar="STUDY|RECIPE...")
 @click.option("--policies", help="e.g. frozen,'last_stages(n=2)',full or 'frozen+lora(rank=4)'")
@@ -80,14 +76,16 @@ def announcement(keys: StudyKeys, arms: Sequence[Arm]) -> list[str]:
     """What is compared, and in what the recipes differ: a line each, with the ways that have the key."""
     from framework.bench.arms import differences
     from framework.cli.display import counted
+    from framework.recipe import AT_MOST_ONE
     from framework.toml_text import toml_value
 
     trials = len(arms[0].trials) * len(keys.seeds_of_trials)
     tuned = f"{counted(trials, 'trial')} each, " if trials else ""
     lines = [f"{keys.name}: {counted(len(arms), 'way')} of training, {tuned}{counted(len(keys.seeds), 'seed')}, "
              f"{counted(keys.rounds, 'round')} of timing"]  # fmt: skip
+    in_names = {f"{table}.use" for table in ("freezing", *AT_MOST_ONE)}
     for key, values in differences(arms, keys.seeds[0]).items():
-        if key not in IN_NAMES:
+        if key not in in_names:
             shown = (f"{name}: {toml_value(value)}" for name, value in values.items() if value is not None)
             lines.append(f"  {key:24} {', '.join(shown)}")
     return lines

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from framework.additions import Regularizer
-from framework.freezing import FrozenNetwork, all_tensors, put_back
+from framework.freezing import FrozenNetwork, copied_tensors, put_back
 from framework.testing.additions import Contract
 from framework.testing.case import Case
 from framework.testing.chance import seeded
@@ -50,8 +50,7 @@ class Scene:
     @property
     def trainable(self) -> dict[str, nn.Parameter]:
         """What trains under the plan in force."""
-        plan = self.frozen.plan
-        return {name: tensor for name, tensor in self.sample.network.named_parameters() if name in plan.trainable}
+        return self.frozen.trainable()
 
     @property
     def images(self) -> Tensor:
@@ -102,8 +101,8 @@ def scene(case: Case, name: str) -> Scene:
     """One of the kit's networks, of which everything trains."""
     regularizer: Regularizer = REGULARIZER.made(case)
     here = sample(name)
-    initial = {name: tensor.detach().clone() for name, tensor in all_tensors(here.network).items()}
-    made = Scene(regularizer, here, FrozenNetwork(here.network, here.layout), initial)
+    frozen = FrozenNetwork(here.network, here.layout)
+    made = Scene(regularizer, here, frozen, copied_tensors(here.network))
     made.follow()
     return made
 
