@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from framework.freezing import Change, FrozenNetwork, all_tensors, allowed_to_move, same_bits
+from framework.freezing import Change, FrozenNetwork, all_tensors, same_bits
 from framework.testing.additions import TOLERANCE, some
 from framework.testing.case import Case, Check, check
 from framework.testing.chance import seeded
@@ -59,7 +59,7 @@ def keeps_what_it_freezes(case: Case) -> None:
 
 def _moved_by_steps(frozen: FrozenNetwork) -> list[str]:
     """The tensors that the plan in force freezes and that have other bits after some steps."""
-    free = allowed_to_move(frozen.layout, frozen.plan)
+    free = frozen.moving()
     before = {name: tensor.clone() for name, tensor in all_tensors(frozen.network).items() if name not in free}
     _real_steps(frozen.network)
     now = all_tensors(frozen.network)

@@ -135,13 +135,13 @@ class ByName(Thawing):
 
 
 class Dwindling(dict):
-    """A mapping that lists a name less from its third reading on."""
+    """A mapping that lists a name less from its fourth reading on: twice it is read to put a plan in force."""
 
     readings = 0
 
     def __iter__(self) -> Iterator[str]:
         self.readings += 1
-        return iter([*self.keys()][self.readings > 2 :])
+        return iter([*self.keys()][self.readings > 3 :])
 
 
 class ReadsOtherwise(Thawing):
