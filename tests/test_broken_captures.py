@@ -30,7 +30,7 @@ aten = torch.ops.aten
 SMALL = [
     *("data.images=40", "data.classes=2", "data.size=16", "backbone.use=tiny", "train.batch_size=8", "train.epochs=1"),
     *("engine.threads=1", "engine.device=cpu", "engine.chunk=8", "head.use=mlp", "head.dropout=0.2"),
-    *("freezing.use=last_stages", "freezing.norm=batch"),
+    *("freezing.use=last_stages", "freezing.norm=batch", "train.report=false"),
 ]
 
 

@@ -17,7 +17,8 @@ from framework.recipe import load_recipe
 from framework.runs import start_run
 
 SPLIT = "split={val=0.25, test=0.2}"
-ALL = ["backbone.image_size=64", "freezing.use=full", "train.batch_size=8", "engine.threads=1", "engine.device=cpu"]
+ALL = ["backbone.image_size=64", "freezing.use=full", "train.batch_size=8", "engine.threads=1", "engine.device=cpu",
+       "train.report=false"]  # fmt: skip
 TRANSFORMS = {
     "center_crop": [],
     "whole_image": ["transform.train.use=augment"],  # only decoding comes before the random crop

@@ -119,6 +119,7 @@ def test_the_guides_plugin_has_an_example_of_every_hook(my_plugin: str) -> None:
     print(f"{len(hooks)} hooks")
 
 
+@pytest.mark.sweep
 def test_the_guides_plugin_passes_the_kit_as_the_guide_has_it(my_plugin: str, here: Path) -> None:
     (here / "test_my_plugin.py").write_text(my_plugin)
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "test_my_plugin.py"]
@@ -193,6 +194,7 @@ def neutral(line: str) -> str:
     return re.sub(r"[\d.]+", "N", re.sub(r" \([\d:]+\)$", "", line.strip()))  # pytest says a minute twice
 
 
+@pytest.mark.sweep
 def test_the_transcript_of_the_guide_is_what_happens(new_environment: Path, here: Path) -> None:
     """As a new user types it, from an empty folder: every command works, and prints what is shown, figures aside."""
     [shown] = blocks(GUIDE, "console")

@@ -30,7 +30,7 @@ IMAGES = 40
 SMALL = [
     *("data.use=image_folder", "backbone.use=timm/test_vit", "backbone.image_size=32", "freezing.use=frozen"),
     *("train.batch_size=8", "train.epochs=2", "engine.threads=1", "engine.device=cpu", "engine.chunk=8"),
-    *("head.use=mlp", "head.dropout=0.2", "engine.partition=require"),
+    *("head.use=mlp", "head.dropout=0.2", "engine.partition=require", "train.report=false"),
 ]
 
 

@@ -25,6 +25,7 @@ FULL_BATCHES = [
         "engine.device=cpu",
         "engine.chunk=8",
         "train.drop_last=true",
+        "train.report=false",
         "engine.memory_format=auto",
     ),
     *("head.use=mlp", "head.dropout=0.2"),
@@ -57,6 +58,7 @@ def test_a_partition_that_computes_something_else_is_caught(go, monkeypatch: pyt
     assert "self-check" in summary["partition"]["reason"]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("chunk", [1, 2])
 def test_rounding_that_turns_single_relus_over_is_no_alarm(index, chunk: int) -> None:
     """A dense network under batch statistics of the few images of the check: its gradients jump, its logits do not."""
@@ -82,6 +84,7 @@ def test_nothing_is_divided_where_everything_trains(go) -> None:
     assert summary["partition"]["reason"] == "every parameter may move"
 
 
+@pytest.mark.sweep
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_fixed_part_gives_the_same_but_for_rounding(go) -> None:
     asked = [

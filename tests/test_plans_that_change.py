@@ -37,6 +37,7 @@ STEPS_PER_EPOCH, EPOCHS = 2, 3
 SMALL = [
     *("data.images=40", "data.classes=2", "data.size=32", "train.batch_size=12", f"train.epochs={EPOCHS}"),
     *("engine.threads=1", "engine.device=cpu", f"optimizer.lr={LR}", "optimizer.weight_decay=0.01"),
+    "train.report=false",
 ]
 NETWORKS = {
     "batch_norm": ["backbone.use=torchvision/resnet18", "backbone.image_size=32"],
@@ -296,8 +297,8 @@ def resumed_at_every_step(recipe, plugged: Index, folder: Path) -> int:
 
 CASES = [
     ("batch_norm", "thaw by epochs", "step"),
-    ("batch_norm", "there and back in mid-epoch", "cosine"),
-    ("layer_norm", "freeze by epochs", "step"),
+    pytest.param("batch_norm", "there and back in mid-epoch", "cosine", marks=pytest.mark.sweep),
+    pytest.param("layer_norm", "freeze by epochs", "step", marks=pytest.mark.sweep),
     ("layer_norm", "other rates", "cosine"),
 ]
 
@@ -328,7 +329,7 @@ def test_every_script_with_every_scheduler(check, script: str, scheduler: str) -
     check(network, script, scheduler, *same, *optimizer, *more)
 
 
-@pytest.mark.parametrize("script", ["thaw by epochs", "recalibrate"])
+@pytest.mark.parametrize("script", ["thaw by epochs", pytest.param("recalibrate", marks=pytest.mark.sweep)])
 def test_the_selected_model_is_the_best_epochs_though_more_moved_later(
     plugged: Index, tmp_path: Path, monkeypatch, script: str
 ) -> None:
@@ -353,8 +354,8 @@ def test_the_selected_model_is_the_best_epochs_though_more_moved_later(
 
 
 def some_are_long(cases: Sequence[tuple[str, str, int]]) -> list[Any]:
-    """Of all cases, those of one network with the two choices of the best epoch in turn are tested every time."""
-    short = [("layer_norm", script, (1, EPOCHS)[turn % 2]) for turn, script in enumerate(SCRIPTS)]
+    """Of all cases, a plan that goes there and back and one that takes statistics anew are tested every time."""
+    short = [("layer_norm", "there and back in mid-epoch", 1), ("layer_norm", "recalibrate", EPOCHS)]
     return [case if case in short else pytest.param(*case, marks=pytest.mark.sweep) for case in cases]
 
 
@@ -393,7 +394,7 @@ def test_a_boundary_is_computed_from_that_of_the_plan_before(plugged: Index, tmp
     assert len(read) == sum(images.values())
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", ["layer_norm", pytest.param("batch_norm", marks=pytest.mark.sweep)])
 def test_plans_that_follow_share_two_captures_and_change_no_bit(
     plugged: Index, tmp_path: Path, monkeypatch, network: str
 ) -> None:

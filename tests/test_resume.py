@@ -20,7 +20,7 @@ from framework.runs import resume_run, start_run
 SMALL = [
     "data.images=60", "data.classes=3", "data.size=40", "backbone.image_size=32", "train.batch_size=8",
     "train.epochs=3", "engine.threads=1", "train.checkpoint_every=2", "train.accumulate=2",
-    "transform.train.use=augment", "backbone.use=timm/test_efficientnet", "optimizer.lr=0.05",
+    "transform.train.use=augment", "backbone.use=timm/test_efficientnet", "optimizer.lr=0.05", "train.report=false",
 ]  # fmt: skip
 DROPOUT = ["backbone.drop_path_rate=0.2", "head.use=mlp", "head.dropout=0.2"]
 POLICIES = {
@@ -44,9 +44,12 @@ def interrupted(folder: Path, count: int, seed: int, *overrides: str) -> dict:
     return report
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.sweep)])
-def test_killed_and_resumed_is_bit_equal(tmp_path: Path, workers: int) -> None:
-    report = interrupted(tmp_path, 2, workers, *POLICIES["last_stages"], f"train.workers={workers}", "train.mixup=0.2")
+@pytest.mark.parametrize(("workers", "partition"), [
+    (0, "off"), *(pytest.param(workers, "auto", marks=pytest.mark.sweep) for workers in (0, 2))
+])  # fmt: skip
+def test_killed_and_resumed_is_bit_equal(tmp_path: Path, workers: int, partition: str) -> None:
+    engine = [f"train.workers={workers}", f"engine.partition={partition}"]
+    report = interrupted(tmp_path, 2, workers, *POLICIES["last_stages"], *engine, "train.mixup=0.2")
     assert report["killed"] >= 2
     assert report["different"] == []
 

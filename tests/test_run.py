@@ -22,7 +22,7 @@ from framework.trained import evaluate, predict, read_trained
 
 FAST = [
     *("data.images=60", "data.classes=3", "data.size=40", "backbone.image_size=32"),
-    *("train.batch_size=10", "train.epochs=2", "engine.threads=1"),
+    *("train.batch_size=10", "train.epochs=2", "engine.threads=1", "train.report=false"),
 ]
 TINY = ["data.images=20", "train.epochs=1", "train.batch_size=6"]
 NETWORKS = {
@@ -83,7 +83,7 @@ def test_recalibration_takes_the_statistics_of_the_training_images(go, index, tm
 
 
 def test_the_run_directory_holds_all_that_was_read_decided_and_produced(go, tmp_path: Path) -> None:
-    summary = go()
+    summary = go("train.report=true")
     folder = tmp_path / "run"
     names = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
     assert names == {
@@ -334,7 +334,7 @@ def test_weights_from_a_file_must_fit(go, tmp_path: Path, snapshot) -> None:
 
 def test_from_python(tmp_path: Path) -> None:
     overrides = dict(override.split("=") for override in FAST)
-    result = fw.run("smoke", {key: int(value) for key, value in overrides.items()}, out=tmp_path / "run")
+    result = fw.run("smoke", {key: json.loads(value) for key, value in overrides.items()}, out=tmp_path / "run")
     assert result["status"] == "done"
     assert "accuracy" in result._repr_html_()
     assert len(result.predictions("test")) == 12

@@ -25,7 +25,7 @@ from framework.shared import Shared
 
 SMALL = {
     "data.images": 40, "data.classes": 3, "data.size": 40, "backbone.use": "timm/test_efficientnet",
-    "backbone.image_size": 32, "train.batch_size": 8, "train.epochs": 2, "optimizer.lr": 0.05,
+    "backbone.image_size": 32, "train.batch_size": 8, "train.epochs": 2, "optimizer.lr": 0.05, "train.report": False,
 }  # fmt: skip
 VARIANTS = {
     "head": {"freezing.use": "frozen"},

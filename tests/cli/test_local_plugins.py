@@ -104,6 +104,7 @@ def test_a_run_asks_again_before_its_plugin_is_used(cli, mine: Path, here: Path)
     assert cli("eval", "run", "--plugin", moved).code == 0
 
 
+@pytest.mark.sweep
 def test_a_study_starts_its_processes_with_the_plugin(cli, mine: Path, here: Path) -> None:
     sets = ["--set", "data.classes=2", "--engines", "plain", "--out", "study", "--json", "study.json"]
     result = cli("bench", "mine.toml", "--allow-local-plugins", *sets)

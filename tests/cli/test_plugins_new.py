@@ -158,6 +158,7 @@ def outcomes(projects: dict[str, Path], site: Path) -> Mapping[str, dict[str, st
     return found
 
 
+@pytest.mark.sweep
 @each_kind
 def test_it_passes_its_own_tests(outcomes: Mapping[str, dict[str, str]], word: str) -> None:
     found = outcomes[f"my_{word}"]
@@ -203,7 +204,10 @@ def test_it_is_found_under_its_name(cli, word: str) -> None:
 
 
 @pytest.mark.usefixtures("installed")
-@pytest.mark.parametrize("word", ["backbone", "metric", "adapter", "regularizer", "finisher", "run_hook"])
+@pytest.mark.parametrize("word", [
+    "adapter", "run_hook", *(pytest.param(word, marks=pytest.mark.sweep)
+                             for word in ("backbone", "metric", "regularizer", "finisher")),
+])  # fmt: skip
 def test_its_recipe_runs_as_it_is(projects: dict[str, Path], cli, here: Path, word: str) -> None:
     done = cli("run", str(projects[word] / "recipe.toml"))
     assert done.code == 0, done.err

@@ -149,6 +149,7 @@ def test_a_recipe_that_wants_what_was_removed_says_so(cli_process, home: Path, h
     assert "no freezing policy is called 'thaw'" in result.err
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("project", OFFERS)
 def test_its_own_tests_pass_where_it_is_installed(built: Path, tmp_path: Path, project: str) -> None:
     shutil.copytree(PROJECTS / project, tmp_path / project)

@@ -15,6 +15,8 @@ import framework as fw
 from framework.testing import failures
 from framework.testing.of_components import CHECKS
 
+pytestmark = pytest.mark.sweep  # every check of a kind, against every plugin with a fault
+
 
 class Built:
     """What each of them builds."""

@@ -22,6 +22,8 @@ from framework.testing.kit import subjects
 from framework.testing.of_datasets import CHECKS
 from framework.testing.pictures import picture
 
+pytestmark = pytest.mark.sweep  # every check of a kind, against every plugin with a fault
+
 CLASSES = ("cat", "dog")
 EACH = 8
 """Images of each class."""

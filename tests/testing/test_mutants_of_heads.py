@@ -17,6 +17,8 @@ import framework as fw
 from framework.testing import failures
 from framework.testing.of_heads import CHECKS
 
+pytestmark = pytest.mark.sweep  # every check of a kind, against every plugin with a fault
+
 # -------------------------------------------------------------------------------------------- an honest head
 
 

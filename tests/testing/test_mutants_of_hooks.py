@@ -19,6 +19,8 @@ from framework.hooks import RUN_HOOKS
 from framework.testing import failures
 from framework.testing.of_hooks import CHECKS
 
+pytestmark = pytest.mark.sweep  # every check of a kind, against every plugin with a fault
+
 
 class Tracker:
     """Writes a line of its own file for everything that it is told."""

@@ -15,6 +15,8 @@ import framework as fw
 from framework.testing import failures
 from framework.testing.of_losses import CHECKS, dense
 
+pytestmark = pytest.mark.sweep  # every check of a kind, against every plugin with a fault
+
 Criterion = Callable[[Tensor, Tensor], Tensor]
 Build = Callable[[fw.Task, Sequence[int]], Criterion]
 

@@ -15,6 +15,8 @@ import framework as fw
 from framework.testing import failures
 from framework.testing.of_metrics import CHECKS
 
+pytestmark = pytest.mark.sweep  # every check of a kind, against every plugin with a fault
+
 
 class Share(Metric):
     """The share of decisions that are right."""

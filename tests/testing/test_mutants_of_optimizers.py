@@ -14,6 +14,8 @@ import framework as fw
 from framework.testing import failures
 from framework.testing.of_optimizers import CHECKS
 
+pytestmark = pytest.mark.sweep  # every check of a kind, against every plugin with a fault
+
 
 class Sound(Optimizer):
     """Gradient descent with momentum and weight decay."""

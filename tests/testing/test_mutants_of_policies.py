@@ -14,6 +14,8 @@ import pytest
 import framework as fw
 from framework.testing import failures, kit, of_policies, whole_runs
 
+pytestmark = pytest.mark.sweep  # every check of a kind, against every plugin with a fault
+
 
 class Thawing(fw.FreezingPolicy):
     """A good one: as long as the loss falls, a further stage trains from each epoch on, at half the rate."""

@@ -13,6 +13,8 @@ import framework as fw
 from framework.testing import failures
 from framework.testing.of_schedulers import CHECKS
 
+pytestmark = pytest.mark.sweep  # every check of a kind, against every plugin with a fault
+
 
 class Sound:
     """Lowers every group's rate along half a cosine, step by step."""
