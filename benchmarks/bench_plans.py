@@ -6,7 +6,9 @@ A run is a process of its own that begins with an empty feature store; plain is 
 with either in turn. What is equal is said: the validation metrics of every epoch, and the steps at which plans changed.
 
 The bound is worked out from steps that are timed under each plan of `gradual_unfreeze`, plain and divided in turn, and
-from how many steps its calendar gives to each: were boundaries there for nothing, and computed once for each plan.
+from how many steps a calendar gives to each: were boundaries there for nothing, and computed once for each plan.
+`auto_freeze` has the same plans the other way round; its calendar is the shortest that can be, where a stage freezes
+as soon as the percentile lets one.
 """
 
 from __future__ import annotations
@@ -51,13 +53,15 @@ CASES = {
     "auto_freeze at 224": Case({"use": "auto_freeze"}, LARGE, at_least=1.5),
     "auto_freeze(percentile=0.8) at 224": Case({"use": "auto_freeze", "percentile": 0.8}, LARGE, at_least=1.5),
 }
-CALENDARS = {
-    "a stage an epoch, 10 epochs": (1, 10),
-    "a stage an epoch, 6 epochs": (1, 6),
-    "evenly over 10 epochs": (10, 10),
-    "every=2, 11 epochs": (2, 11),
+UNFREEZE = {
+    "gradual_unfreeze, a stage an epoch, 10 epochs": (1, 10),
+    "gradual_unfreeze, a stage an epoch, 6 epochs": (1, 6),
+    "gradual_unfreeze, evenly over 10 epochs": (10, 10),
+    "gradual_unfreeze, every=2, 11 epochs": (2, 11),
 }
 """(`every`, epochs)."""
+FREEZE = {"auto_freeze, at its soonest": 0.5, "auto_freeze(percentile=0.8), at its soonest": 0.8}
+"""The percentile; 10 epochs."""
 SIZES = (36,) if contest.SHORT else (36, 224)
 
 
@@ -151,7 +155,10 @@ class Timed:
 def test_bound(benchmark, size: int) -> None:
     timed: list[Timed] = []
     benchmark.pedantic(lambda: timed.extend(timed_plans(size)), rounds=1)
-    found = {name: bounds(timed, steps_of_plans(*calendar)) for name, calendar in CALENDARS.items()}
+    calendars = {name: thawing_steps(*keys) for name, keys in UNFREEZE.items()} | {
+        name: freezing_steps(percentile) for name, percentile in FREEZE.items()
+    }
+    found = {name: bounds(timed, steps) for name, steps in calendars.items()}
     benchmark.extra_info.update(plans=[attrs.asdict(one) for one in timed], bounds=found,
                                 settings=contest.settings(batch=BATCH, image_size=size, precision="fp32"))  # fmt: skip
     print(f"\nResNet-18 at {size}, a batch under each plan of gradual_unfreeze, head to everything:")
@@ -222,8 +229,8 @@ def fixed_seconds(plain: Stepper, divided: Stepper) -> float:
     return statistics.median(seconds[1:])
 
 
-def steps_of_plans(every: int, epochs: int, per_epoch: int = 60) -> list[int]:
-    """How many of a run's steps each plan has, from the head's to everything."""
+def thawing_steps(every: int, epochs: int, per_epoch: int = 60) -> list[int]:
+    """How many of a run's steps each plan of `gradual_unfreeze` has, from the head's to everything."""
     import framework as fw
     from fw_freezing.head_first import GradualUnfreeze
 
@@ -232,6 +239,23 @@ def steps_of_plans(every: int, epochs: int, per_epoch: int = 60) -> list[int]:
     places = [fw.Progress(step // per_epoch, step, epochs, steps, {}) for step in range(steps)]
     counts = Counter(calendar.changes(place) for place in places)
     return [counts[number] for number in range(6)]
+
+
+def freezing_steps(percentile: float, epochs: int = 10, per_epoch: int = 60) -> list[int]:
+    """How many of a run's steps each plan of `auto_freeze` has, from the head's to everything.
+
+    Its changes of gradients are as it would have them: they grow from stage to stage, at every comparison.
+    """
+    from fw_freezing.auto_freeze import AutoFreeze, leading
+
+    intervals, counts = AutoFreeze().intervals, [0] * 6
+    stages = [f"stage {number}" for number in range(5)]
+    for interval in range(intervals):
+        counts[len(stages)] += epochs * per_epoch // intervals
+        if interval:  # two intervals are compared
+            changes = {stage: float(number) for number, stage in enumerate(stages)}
+            stages = stages[leading(stages, changes, percentile) :]
+    return counts
 
 
 def bounds(timed: Sequence[Timed], steps: Sequence[int], per_epoch: int = 60) -> tuple[float, float]:

@@ -23,8 +23,8 @@ class Groups:
 
     Args:
         network: whose parameters they are.
-        layout: says which parameters belong to norms, and which are biases.
-        no_decay: kinds of parameters (`norm`, `bias`) that weight decay leaves alone.
+        layout: says which parameters belong to norms, which are biases, and which an adapter added.
+        no_decay: kinds of parameters (`norm`, `bias`, `added`) that weight decay leaves alone.
         scales: every learning-rate scale that a plan can give.
     """
 
@@ -33,7 +33,7 @@ class Groups:
     ) -> None:
         self._parameters = dict(network.named_parameters())
         self._order = {name: position for position, name in enumerate(layout.parameters)}
-        kinds = {"norm": layout.norm_parameters, "bias": _biases(layout)}
+        kinds = {"norm": layout.norm_parameters, "bias": _biases(layout), "added": layout.added}
         self._undecayed = frozenset(name for kind in no_decay for name in kinds[kind])
         decays = (True, False) if self._undecayed else (True,)
         self.keys: list[Key] = [(scale, decay) for scale in sorted(scales, reverse=True) for decay in decays]

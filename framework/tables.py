@@ -107,7 +107,9 @@ class DataKeys:
 class OptimizerKeys:
     """The core's keys of `[optimizer]`."""
 
-    no_decay: tuple[Literal["norm", "bias"], ...] = key((), "parameters that weight decay leaves alone")
+    no_decay: tuple[Literal["norm", "bias", "added"], ...] = key(
+        (), "parameters that weight decay leaves alone; `added` are an adapter's"
+    )
 
 
 @attrs.frozen(kw_only=True)

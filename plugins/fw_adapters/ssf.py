@@ -28,7 +28,7 @@ class Ssf:
     for every channel. The paper claims to surpass full fine-tuning on FGVC and VTAB-1k with about 0.3 million trained
     parameters, and no cost afterwards, since both are folded into the layer's weight and bias at the end. It draws both
     near 1 and 0; here they are 1 and 0, so that training begins with the backbone as it is. Weight decay would draw
-    scales to 0: the optimizer should have none.
+    scales to 0: `optimizer.no_decay = ["added"]` keeps it from them.
 
     A layer without a bias could take in a shift by a new parameter only: it gets a scale alone, and the shift is that
     of the norm after it. What cannot be folded is left as it is: a norm without parameters or with an activation inside

@@ -7,7 +7,7 @@ from torch import nn
 
 import framework as fw
 from framework.groups import Groups
-from framework.layout import derive_layout
+from framework.layout import derive_layout, extended
 from framework.network import Network
 
 
@@ -62,6 +62,18 @@ def test_weight_decay_leaves_norms_and_biases_alone_where_asked() -> None:
                for name in names if group["weight_decay"]}  # fmt: skip
     assert decayed == {"backbone.one.0.weight", "backbone.two.0.weight", "head.weight"}
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.01, 0.0]
+
+
+def test_weight_decay_leaves_what_an_adapter_added_alone_where_asked() -> None:
+    net = network()
+    layout = derive_layout(net, None, (3, 16, 16))
+    net.backbone.one[0].register_module("scale", nn.Conv2d(4, 4, 1))
+    layout = extended(layout, net)
+    groups = Groups(net, layout, ("added",), {1.0})
+    optimizer = groups.build(fw.Plan(dict.fromkeys(layout.parameters, 1.0)), 0.1, sgd, fixed=True)
+    left_alone = {name for group, names in zip(optimizer.param_groups, groups.members, strict=True)
+                  for name in names if not group["weight_decay"]}  # fmt: skip
+    assert left_alone == {"backbone.one.0.scale.weight", "backbone.one.0.scale.bias"}
 
 
 def test_a_plan_that_never_changes_has_no_empty_groups() -> None:
