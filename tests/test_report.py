@@ -322,7 +322,8 @@ def curves_of(folder: Path) -> Iterator[str]:
 
 def test_a_resumed_run_reports_all_its_epochs_and_changes_of_plan(plugged: Index, tmp_path: Path) -> None:
     script = "freezing={use='scripted', script='there and back in mid-epoch'}"
-    recipe = load_recipe("smoke", plugged, [*SMALL, *NETWORKS["layer_norm"], script, "engine.partition=off"])
+    recipe = load_recipe("smoke", plugged, [*SMALL, *NETWORKS["layer_norm"], script, "engine.partition=off",
+                                              "train.report=true"])  # fmt: skip
     summary = start_run(recipe, plugged, tmp_path / "whole", False, NullDisplay())
     with pytest.raises(Interrupted):
         start_run(recipe, plugged, tmp_path / "parts", False, StopAfter(2))

@@ -45,7 +45,8 @@ def go(index, tmp_path: Path):
 
 
 @pytest.mark.parametrize("norm", ["fixed", "batch", "recalibrate"])
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", [name if name == "batch_norm" else pytest.param(name, marks=pytest.mark.sweep)
+                                     for name in NETWORKS])  # fmt: skip
 def test_frozen_runs_leave_the_backbone_as_it_was(go, network: str, norm: str) -> None:
     summary = go(f"backbone.use={NETWORKS[network]}", "freezing.use=frozen", f"freezing.norm={norm}", *TINY)
     audit = summary["audit"]

@@ -21,7 +21,7 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("policy", ["frozen", "last_stages"])
+@pytest.mark.parametrize("policy", ["last_stages", pytest.param("frozen", marks=pytest.mark.sweep)])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_weights_cast_once_give_the_bits_of_autocast(index, network: str, policy: str) -> None:
     name, size = NETWORKS[network]
