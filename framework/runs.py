@@ -6,10 +6,12 @@ import difflib
 import time
 import weakref
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import attrs
+from torch import Tensor
 
 from framework import checkpoint, log, results, rundir
 from framework.allocator import keeping_memory
@@ -94,7 +96,7 @@ def prepare_run(
     if images is not None:
         parts = attrs.evolve(parts, data=thinned(parts.data, images))
     run = _new_run(parts, facts, folder, index, display)
-    begin_additions(run, None)
+    begin_additions(run, partial(copied_tensors, parts.network))
     begin_plan(run)
     return run
 
@@ -120,12 +122,12 @@ def resume_run(folder: Path, index: Index, display: Display) -> dict[str, Any]:
         run = _new_run(parts, facts, folder, index, display)
         if saved is None:
             checkpoint.discard(folder)
-            begin_additions(run, None)
+            begin_additions(run, partial(copied_tensors, parts.network))
             begin_plan(run)
         else:
             checkpoint.load_base(folder, parts.network)
             checkpoint.restore(run, *saved)
-            begin_additions(run, folder)
+            begin_additions(run, partial(checkpoint.load_initial, run))
         log.cut(folder / log.METRICS, run.standing.log_bytes)
         run.clock.seconds["start_up"] = run.clock.seconds.get("start_up", 0.0) + time.perf_counter() - began
         return _go(run)
@@ -147,17 +149,17 @@ def _new_run(parts: Assembly, facts: dict[str, Any], folder: Path, index: Index,
     return run
 
 
-def begin_additions(run: Run, folder: Path | None) -> None:
+def begin_additions(run: Run, initial: Callable[[], dict[str, Tensor]]) -> None:
     """Gives the regularizer and the finisher what the run began with.
 
     Args:
         run: before its first step, or before it goes on.
-        folder: where the run was stopped and what it began with lies; None: it begins now.
+        initial: gives every tensor of the network, by name, as the run began with it.
     """
     regularizer, finisher = run.parts.regularizer, run.parts.finisher
     if regularizer is None and (finisher is None or not finisher.needs_initial):
         return
-    run.initial = checkpoint.load_initial(run) if folder else copied_tensors(run.parts.network)
+    run.initial = initial()
     if regularizer is not None:
         with naming("regularizer", run.parts.recipe.parts["regularizer"]):
             regularizer.start(run.parts.network, run.parts.model.layout, run.initial)

@@ -82,10 +82,7 @@ def add_gradient(run: Run, batch: Fed) -> None:
         return
     seed_draws(stream_seed(run.parts.recipe.seed, "step", at.epoch, at.batch), run.parts.device)  # dropout, mixup
     inputs, targets = mix(batch.inputs, batch.targets, keys, run.parts.data.task)
-    with run.autocast():
-        logits = run.feed.forward(inputs)
-        loss = run.parts.criterion(logits.float(), targets)
-        term = regularization(run, inputs)
+    loss, term = losses(run, inputs, targets)
     whole = loss if term is None else loss + term
     share = count / images_of_step(run, at.batch)
     (whole if share == 1 else whole * share).backward()  # type: ignore[no-untyped-call]
@@ -94,8 +91,14 @@ def add_gradient(run: Run, batch: Fed) -> None:
     at.images_trained += count
 
 
-def regularization(run: Run, inputs: Inputs) -> Tensor | None:
-    """What the regularizer adds to the loss of a batch; None where there is none."""
+def losses(run: Run, inputs: Inputs, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The loss of a batch, and what the regularizer adds to it; None where there is none."""
+    with run.autocast():
+        loss = run.parts.criterion(run.feed.forward(inputs).float(), targets)
+        return loss, _regularization(run, inputs)
+
+
+def _regularization(run: Run, inputs: Inputs) -> Tensor | None:
     regularizer = run.parts.regularizer
     if regularizer is None:
         return None

@@ -320,6 +320,22 @@ def curves_of(folder: Path) -> Iterator[str]:
             yield drawing
 
 
+def test_a_report_says_what_an_adapter_and_a_finisher_did(index: Index, tmp_path: Path) -> None:
+    added = ["backbone.use=timm/test_vit", "freezing.use=frozen", "adapter.use=lora", "finisher.use=ema"]
+    summary = start_run(load_recipe("smoke", index, [*RANDOM, *added]), index, tmp_path / "run", False, NullDisplay())
+    adapter, metrics = summary["adapter"], summary["metrics"]
+    assert 0 < adapter["difference"] < 1e-4
+    found = Page((tmp_path / "run" / "report.html").read_text(encoding="utf-8"))
+    said = (f"Adapter lora: {adapter['parameters']:,} parameters added, merged into the network's own, "
+            f"which moved logits by at most {adapter['difference']:.1g} of the largest.")  # fmt: skip
+    assert said in found.texts("p")
+    head, *rows = found.table("Weights that ema made")
+    assert head[1:5] == ["test, ema", "val, ema", "test, raw", "val, raw"]
+    scores = {row[0]: row[1:5] for row in rows}
+    assert scores["loss"] == [f"{metrics[which][split]['loss']:.4f}" for which in ("best", "raw")
+                              for split in ("test", "val")]  # fmt: skip
+
+
 def test_a_resumed_run_reports_all_its_epochs_and_changes_of_plan(plugged: Index, tmp_path: Path) -> None:
     script = "freezing={use='scripted', script='there and back in mid-epoch'}"
     recipe = load_recipe("smoke", plugged, [*SMALL, *NETWORKS["layer_norm"], script, "engine.partition=off",

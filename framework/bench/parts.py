@@ -13,7 +13,7 @@ from framework.bench.memory import memory_of_step
 from framework.feed import WholeNetwork
 from framework.running import Run
 from framework.stored import Divided
-from framework.train import add_gradient, regularization, take_step
+from framework.train import add_gradient, losses, take_step
 
 
 def parts_of(run: Run) -> dict[str, Any]:
@@ -48,9 +48,8 @@ def flops_of(run: Run) -> dict[str, float]:
     """Floating-point operations for one image, as torch counts them: two for a multiplication and an addition."""
     batch = next(iter(run.feed.train_batches(0, 0)))
     count = len(batch.positions)
-    with counting() as counter, run.autocast():
-        loss = run.parts.criterion(run.feed.forward(batch.inputs).float(), batch.targets)
-        term = regularization(run, batch.inputs)
+    with counting() as counter:
+        loss, term = losses(run, batch.inputs, batch.targets)
     forward = counter.get_total_flops()
     whole = loss if term is None else loss + term
     with counting() as counter:
