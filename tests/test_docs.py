@@ -90,6 +90,7 @@ def test_the_first_command_can_be_run_as_it_stands(cli, monkeypatch: pytest.Monk
     assert cli("validate", INSTALL.rsplit(maxsplit=1)[-1]).code == 0
 
 
+@pytest.mark.sweep
 def test_the_readmes_python_runs(cli_process, here: Path) -> None:
     """All blocks in one program, in order, as a reader would paste them; on random weights where no hub is reached."""
     done = subprocess.run(
@@ -212,6 +213,7 @@ def test_the_transcript_of_the_guide_is_what_happens(new_environment: Path, here
         assert missing == [], command
 
 
+@pytest.mark.sweep
 def test_the_guides_commands_work_as_they_stand(my_plugin: str, cli, here: Path) -> None:
     """With the guide's plugin installed, and a policy in a file beside the reader."""
     assert cli("plugins", "new", "my_policy", "--kind", "freezing_policy").code == 0

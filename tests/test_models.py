@@ -54,7 +54,8 @@ def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
 
 
-@pytest.mark.parametrize("policy", ["frozen", "last_stages", "norm_only"])
+@pytest.mark.parametrize("policy", ["norm_only", *(pytest.param(policy, marks=pytest.mark.sweep)
+                                                 for policy in ("frozen", "last_stages"))])  # fmt: skip
 def test_a_delta_and_its_base_are_the_whole_model(base: Path, cli, policy: str) -> None:
     whole = trained(base, "whole", "whole", **{"freezing.use": policy})
     delta = trained(base, "delta", "delta", **{"freezing.use": policy})

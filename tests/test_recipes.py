@@ -42,6 +42,8 @@ SHORT: dict[str, list[str]] = {
     "tutorial_frozen": [RANDOM, f"data.root={PHOTOS}"],
     "vit_tiny_frozen": [FEW, RANDOM],
 }
+OFTEN = ("lite0_few", "resnet18_finetune", "resnet18_frozen", "smoke", "tutorial_frozen")
+"""Those that are run every time; the sweep runs all."""
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +135,8 @@ def test_a_recipe_and_its_copy_elsewhere_are_valid(cli, here: Path, name: str) -
         assert result.out.startswith(f"ok: {name}: ")
 
 
-@pytest.mark.parametrize("name", SHORT)
+@pytest.mark.parametrize("name", [name if name in OFTEN else pytest.param(name, marks=pytest.mark.sweep)
+                                  for name in SHORT])  # fmt: skip
 def test_a_recipe_runs(shortened, index: Index, tmp_path: Path, name: str) -> None:
     recipe = shortened(name)
     summary = start_run(recipe, index, tmp_path / "run", False, NullDisplay())

@@ -28,6 +28,7 @@ def test_it_says_where_the_boundary_is_and_trains_nothing(cli, here) -> None:
     assert list(here.iterdir()) == []
 
 
+@pytest.mark.sweep
 def test_its_facts_are_those_of_the_run(cli, here, explained) -> None:
     facts = explained("--set", "seed=21")  # random weights of its own, and so an entry
     assert cli("run", "smoke", *SMALL, "--set", "seed=21", "--out", "run").code == 0

@@ -92,6 +92,7 @@ def test_freed_memory_goes_back_at_once_where_resident_memory_is_read() -> None:
     assert kept > 50
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("device", "environment"),
     [("meta", {}), ("cpu", {"MALLOC_MMAP_MAX_": "65536"}), ("cpu", {"GLIBC_TUNABLES": "glibc.malloc.mmap_max=65536"})],

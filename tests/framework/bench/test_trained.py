@@ -86,6 +86,7 @@ def jobs(site, here: Path, monkeypatch: pytest.MonkeyPatch):
     return of
 
 
+@pytest.mark.sweep
 def test_what_fails_is_recorded_and_the_others_go_on_and_nothing_is_done_twice(jobs, here: Path, monkeypatch) -> None:
     """Two processes are needed: the first dies with the fourth run."""
     wishes: list[dict[str, Any]] = [
