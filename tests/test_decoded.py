@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
+from sweeps import often
 
 from framework import decoded
 from framework.display import NullDisplay
@@ -72,10 +73,7 @@ def resized(side: int) -> list[str]:
     return [f"transform.{which}={{use='center_crop', resize={side}}}" for which in ("train", "eval")]
 
 
-@pytest.mark.parametrize(
-    "transform",
-    ["whole_image", *(pytest.param(name, marks=pytest.mark.sweep) for name in ("grey", "center_crop", "pad"))],
-)
+@pytest.mark.parametrize("transform", often(("whole_image", "grey", "center_crop", "pad"), quick=("whole_image",)))
 def test_pixels_that_were_kept_train_to_the_same_bits(go, transform: str) -> None:
     plain = go("plain", *TRANSFORMS[transform], "engine.cache=off")
     kept = go("kept", *TRANSFORMS[transform])

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from sweeps import often
 from torch import Tensor
 
 import framework as fw
@@ -54,8 +55,7 @@ def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
 
 
-@pytest.mark.parametrize("policy", ["norm_only", *(pytest.param(policy, marks=pytest.mark.sweep)
-                                                 for policy in ("frozen", "last_stages"))])  # fmt: skip
+@pytest.mark.parametrize("policy", often(("frozen", "last_stages", "norm_only"), quick=("norm_only",)))
 def test_a_delta_and_its_base_are_the_whole_model(base: Path, cli, policy: str) -> None:
     whole = trained(base, "whole", "whole", **{"freezing.use": policy})
     delta = trained(base, "delta", "delta", **{"freezing.use": policy})

@@ -11,6 +11,7 @@ from pathlib import Path
 import attrs
 import pytest
 import torch
+from sweeps import often
 from torch import Tensor
 
 from framework import train
@@ -143,7 +144,7 @@ def test_a_family_trains_divided_as_whole_to_the_bit(go: Go, asked, network: str
     require_equal(go, asked(network, "last_stages"))
 
 
-@pytest.mark.parametrize("policy", QUICK_POLICIES)
+@pytest.mark.parametrize("policy", often(POLICIES, quick=QUICK_POLICIES))
 def test_a_policy_trains_divided_as_whole_to_the_bit(go: Go, asked, policy: str) -> None:
     overrides = asked("several branches", policy)
     if policy in ("first_stages", "full"):

@@ -9,15 +9,16 @@ from __future__ import annotations
 import math
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import attrs
 import pytest
 import torch
 from interruptions import difference
+from sweeps import often
 
 import framework as fw
 from framework import captures, checkpoint, data, train
@@ -297,13 +298,13 @@ def resumed_at_every_step(recipe, plugged: Index, folder: Path) -> int:
 
 CASES = [
     ("batch_norm", "thaw by epochs", "step"),
-    pytest.param("batch_norm", "there and back in mid-epoch", "cosine", marks=pytest.mark.sweep),
-    pytest.param("layer_norm", "freeze by epochs", "step", marks=pytest.mark.sweep),
+    ("batch_norm", "there and back in mid-epoch", "cosine"),
+    ("layer_norm", "freeze by epochs", "step"),
     ("layer_norm", "other rates", "cosine"),
 ]
 
 
-@pytest.mark.parametrize(("network", "script", "scheduler"), CASES)
+@pytest.mark.parametrize(("network", "script", "scheduler"), often(CASES, quick=(CASES[0], CASES[-1])))
 def test_every_interval_is_as_the_plan_says_and_resuming_changes_nothing(
     check, network: str, script: str, scheduler: str
 ) -> None:
@@ -329,7 +330,7 @@ def test_every_script_with_every_scheduler(check, script: str, scheduler: str) -
     check(network, script, scheduler, *same, *optimizer, *more)
 
 
-@pytest.mark.parametrize("script", ["thaw by epochs", pytest.param("recalibrate", marks=pytest.mark.sweep)])
+@pytest.mark.parametrize("script", often(("thaw by epochs", "recalibrate"), quick=("thaw by epochs",)))
 def test_the_selected_model_is_the_best_epochs_though_more_moved_later(
     plugged: Index, tmp_path: Path, monkeypatch, script: str
 ) -> None:
@@ -353,13 +354,11 @@ def test_the_selected_model_is_the_best_epochs_though_more_moved_later(
     assert [name for name in kept if not torch.equal(kept[name], tensors[name])] == []
 
 
-def some_are_long(cases: Sequence[tuple[str, str, int]]) -> list[Any]:
-    """Of all cases, a plan that goes there and back and one that takes statistics anew are tested every time."""
-    short = [("layer_norm", "there and back in mid-epoch", 1), ("layer_norm", "recalibrate", EPOCHS)]
-    return [case if case in short else pytest.param(*case, marks=pytest.mark.sweep) for case in cases]
+BEST = [*product(NETWORKS, SCRIPTS, (1, EPOCHS))]
+QUICK_BEST = [("layer_norm", "there and back in mid-epoch", 1), ("layer_norm", "recalibrate", EPOCHS)]
 
 
-@pytest.mark.parametrize(("network", "script", "best"), some_are_long([*product(NETWORKS, SCRIPTS, (1, EPOCHS))]))
+@pytest.mark.parametrize(("network", "script", "best"), often(BEST, quick=QUICK_BEST))
 def test_a_divided_network_follows_its_plans_to_the_bit(
     plugged: Index, tmp_path: Path, monkeypatch, network: str, script: str, best: int
 ) -> None:
@@ -394,7 +393,7 @@ def test_a_boundary_is_computed_from_that_of_the_plan_before(plugged: Index, tmp
     assert len(read) == sum(images.values())
 
 
-@pytest.mark.parametrize("network", ["layer_norm", pytest.param("batch_norm", marks=pytest.mark.sweep)])
+@pytest.mark.parametrize("network", often(NETWORKS, quick=("layer_norm",)))
 def test_plans_that_follow_share_two_captures_and_change_no_bit(
     plugged: Index, tmp_path: Path, monkeypatch, network: str
 ) -> None:

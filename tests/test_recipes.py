@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sweeps import often
 
 from framework.assemble import assemble
 from framework.display import NullDisplay
@@ -135,8 +136,7 @@ def test_a_recipe_and_its_copy_elsewhere_are_valid(cli, here: Path, name: str) -
         assert result.out.startswith(f"ok: {name}: ")
 
 
-@pytest.mark.parametrize("name", [name if name in OFTEN else pytest.param(name, marks=pytest.mark.sweep)
-                                  for name in SHORT])  # fmt: skip
+@pytest.mark.parametrize("name", often(SHORT, quick=OFTEN))
 def test_a_recipe_runs(shortened, index: Index, tmp_path: Path, name: str) -> None:
     recipe = shortened(name)
     summary = start_run(recipe, index, tmp_path / "run", False, NullDisplay())

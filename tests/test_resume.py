@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from sweeps import often
 
 import framework as fw
 from framework import checkpoint
@@ -44,9 +45,7 @@ def interrupted(folder: Path, count: int, seed: int, *overrides: str) -> dict:
     return report
 
 
-@pytest.mark.parametrize(("workers", "partition"), [
-    (0, "off"), *(pytest.param(workers, "auto", marks=pytest.mark.sweep) for workers in (0, 2))
-])  # fmt: skip
+@pytest.mark.parametrize(("workers", "partition"), often([(0, "off"), (0, "auto"), (2, "auto")], quick=[(0, "off")]))
 def test_killed_and_resumed_is_bit_equal(tmp_path: Path, workers: int, partition: str) -> None:
     engine = [f"train.workers={workers}", f"engine.partition={partition}"]
     report = interrupted(tmp_path, 2, workers, *POLICIES["last_stages"], *engine, "train.mixup=0.2")

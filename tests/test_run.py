@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from sweeps import often
 from torch import nn
 
 import framework as fw
@@ -45,8 +46,7 @@ def go(index, tmp_path: Path):
 
 
 @pytest.mark.parametrize("norm", ["fixed", "batch", "recalibrate"])
-@pytest.mark.parametrize("network", [name if name == "batch_norm" else pytest.param(name, marks=pytest.mark.sweep)
-                                     for name in NETWORKS])  # fmt: skip
+@pytest.mark.parametrize("network", often(NETWORKS, quick=("batch_norm",)))
 def test_frozen_runs_leave_the_backbone_as_it_was(go, network: str, norm: str) -> None:
     summary = go(f"backbone.use={NETWORKS[network]}", "freezing.use=frozen", f"freezing.norm={norm}", *TINY)
     audit = summary["audit"]

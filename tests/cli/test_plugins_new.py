@@ -14,6 +14,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from sweeps import often
 
 from framework.cli import main
 from framework.hooks import KINDS, RUN_HOOKS
@@ -204,10 +205,9 @@ def test_it_is_found_under_its_name(cli, word: str) -> None:
 
 
 @pytest.mark.usefixtures("installed")
-@pytest.mark.parametrize("word", [
-    "adapter", "run_hook", *(pytest.param(word, marks=pytest.mark.sweep)
-                             for word in ("backbone", "metric", "regularizer", "finisher")),
-])  # fmt: skip
+@pytest.mark.parametrize("word", often(
+    ("backbone", "metric", "adapter", "regularizer", "finisher", "run_hook"), quick=("adapter", "run_hook")
+))  # fmt: skip
 def test_its_recipe_runs_as_it_is(projects: dict[str, Path], cli, here: Path, word: str) -> None:
     done = cli("run", str(projects[word] / "recipe.toml"))
     assert done.code == 0, done.err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from sweeps import often
 
 from framework.assemble import assemble
 from framework.casting import bf16_weights
@@ -21,7 +22,7 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("policy", ["last_stages", pytest.param("frozen", marks=pytest.mark.sweep)])
+@pytest.mark.parametrize("policy", often(("frozen", "last_stages"), quick=("last_stages",)))
 @pytest.mark.parametrize("network", NETWORKS)
 def test_weights_cast_once_give_the_bits_of_autocast(index, network: str, policy: str) -> None:
     name, size = NETWORKS[network]

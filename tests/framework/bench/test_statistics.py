@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest, norm, t
+from sweeps import often
 
 from framework.bench import statistics
 from framework.bench.statistics import (
@@ -66,7 +67,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("rounds", [6, *(pytest.param(rounds, marks=pytest.mark.sweep) for rounds in (8, 10, 20))])
+@pytest.mark.parametrize("rounds", often((6, 8, 10, 20), quick=(6,)))
 @pytest.mark.parametrize("kind", ["lognormal", "outliers", "shared", "skewed"])
 def test_the_cost_interval_holds_the_true_ratio(kind: str, rounds: int) -> None:
     draw = np.random.default_rng(rounds)
