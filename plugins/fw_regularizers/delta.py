@@ -12,7 +12,7 @@ from torch.nn.functional import mse_loss
 from torch.utils.hooks import RemovableHandle
 
 import framework as fw
-from fw_regularizers.pull import HEAD_WEIGHT, pretrained, pull
+from fw_regularizers.pull import HEAD_WEIGHT, pull
 
 
 @attrs.frozen(kw_only=True)
@@ -20,10 +20,11 @@ class Delta:
     """Feature maps are pulled to what the network gave as it started, the head to zero (DELTA, 1901.09229).
 
     The term is weight/2 times the sum over stages of the mean squared difference between the stage's output and that of
-    a copy of the network as the run began, on the same images, plus head_weight/2 times the squared length of what
-    trains and was not pretrained. Stages below the first that trains give what they gave, and are left out. It takes
-    the place of weight decay, so leave `optimizer.weight_decay` at 0. The copy is in evaluation mode, as the authors'
-    is: where batch norms train, or stages drop something, the term is not 0 at the start either.
+    a copy of the network as the run began, on the same images, plus head_weight/2 times the squared length of the
+    head's training parameters. What an adapter added is held by what it does to the maps, and by nothing else. Stages
+    below the first that trains give what they gave, and are left out. It takes the place of weight decay, so leave
+    `optimizer.weight_decay` at 0. The copy is in evaluation mode, as the authors' is: where batch norms train, or
+    stages drop something, the term is not 0 at the start either.
 
     This is the paper's variant without attention. With it each channel has a weight of its own, by how much the loss
     rises without the channel, which takes a pass over training images for every channel of every map. The authors
@@ -54,7 +55,7 @@ class FeatureMaps(fw.Regularizer):
     def __init__(self, keys: Delta) -> None:
         self.keys = keys
         self.body: tuple[fw.Stage, ...] = ()
-        self.pretrained: frozenset[str] = frozenset()
+        self.head: frozenset[str] = frozenset()
         self.reference = nn.Module()
         self.now, self.then = Outputs(), Outputs()
 
@@ -69,7 +70,7 @@ class FeatureMaps(fw.Regularizer):
             stages = ", ".join(stage.name for stage in layout.body)
             raise fw.FwError(f"regularizer.use = 'delta' compares what stages give, and none of {stages} ends with a "
                              "module that gives a tensor", "take l2_sp, which compares weights")  # fmt: skip
-        self.pretrained = pretrained(layout)
+        self.head = frozenset(layout.head.parameters)
         self.reference = as_it_started(network, initial)
         self.now.watch(network, layout.ends)
         self.then.watch(self.reference, layout.ends)
@@ -80,8 +81,8 @@ class FeatureMaps(fw.Regularizer):
         Raises:
             fw.FwError: the network did not compute a stage that is to be compared.
         """
-        others = {name: tensor for name, tensor in trainable.items() if name not in self.pretrained}
-        term = pull(self.keys.head_weight, others, {})
+        heads = {name: tensor for name, tensor in trainable.items() if name in self.head}
+        term = pull(self.keys.head_weight, heads, {})
         now, moving = self.now.take(), first_moving(self.body, trainable)
         if self.keys.weight and moving:
             self.reference(images)  # in which nothing trains, so that autograd keeps nothing

@@ -1,4 +1,4 @@
-"""Pull: the squared distance of parameters from where they are to stay, and which of them were pretrained."""
+"""Pull: the squared distance of parameters from where they are to stay."""
 
 from __future__ import annotations
 
@@ -8,15 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-import framework as fw
-
-HEAD_WEIGHT = "factor of the head's decay: half the squared length of what trains and was not pretrained"
+HEAD_WEIGHT = "factor of the head's decay: half the squared length of its parameters"
 """What the key `head_weight` says."""
-
-
-def pretrained(layout: fw.Layout) -> frozenset[str]:
-    """The parameters that came with the backbone: all but the head's and those that an adapter added."""
-    return frozenset(layout.parameters) - layout.added - {*layout.head.parameters}
 
 
 def pull(weight: float, tensors: Mapping[str, Tensor], origins: Mapping[str, Tensor]) -> Tensor:

@@ -14,8 +14,12 @@ from torch import Tensor, nn
 
 import framework as fw
 from framework.index import Index
+from framework.layout import extended
 from framework.testing.networks import BACKBONES, SIDE, Sample, backbone_table, sample
 from framework.testing.whole_runs import differences, run, run_in_pieces
+from fw_adapters.lora import Lora
+from fw_adapters.side import Side
+from fw_adapters.ssf import Ssf
 from fw_regularizers.delta import Delta, FeatureMaps
 from fw_regularizers.l2_sp import L2SP
 
@@ -82,15 +86,33 @@ def test_l2_sp_pulls_each_weight_back_in_proportion_to_its_distance(network: str
     assert float(term) == pytest.approx(expected, rel=1e-5)
 
 
-def test_what_an_adapter_added_is_pulled_to_zero() -> None:
+@pytest.mark.parametrize("adapter", [Lora(), Ssf(), Side()], ids=lambda keys: type(keys).__name__)
+def test_what_an_adapter_added_is_held_to_where_it_changes_nothing(adapter: Any) -> None:
+    """Scales of 1 are not decayed to 0, which would take the network that was pretrained with them."""
     it = sample("group_norm")
-    added = "backbone.layer2.first.conv.weight"
-    layout = attrs.evolve(it.layout, added=frozenset({added}))
-    regularizer = L2SP(weight=WEIGHT, head_weight=HEAD_WEIGHT).build()
-    regularizer.start(it.network, layout, copies_of(it.network))
-    trainable = training(it.network, (added,))
+    before = {*it.layout.parameters}
+    adapter.build().insert(it.network, it.layout)
+    layout = extended(it.layout, it.network)
+    regularizer = L2SP(weight=WEIGHT, head_weight=0.0).build()
+    initial = copies_of(it.network)
+    regularizer.start(it.network, layout, initial)
+    trainable = training(it.network, tuple(name for name, _ in it.network.named_parameters() if name not in before))
+    assert trainable
+    assert float(regularizer.term(trainable, None)) == 0.0
+    displace(it.network)
     regularizer.term(trainable, None).backward()
-    assert torch.allclose(trainable[added].grad, HEAD_WEIGHT * trainable[added])
+    for name, parameter in trainable.items():
+        assert torch.allclose(parameter.grad, WEIGHT * (parameter.detach() - initial[name]), atol=1e-7), name
+
+
+def test_deltas_decay_is_the_heads_alone() -> None:
+    it = sample("group_norm")
+    Ssf().build().insert(it.network, it.layout)
+    regularizer = Delta(weight=0.0, head_weight=HEAD_WEIGHT).build()
+    regularizer.start(it.network, extended(it.layout, it.network), copies_of(it.network))
+    trainable = dict(it.network.named_parameters())
+    regularizer.term(trainable, None).backward()
+    assert {name for name, one in trainable.items() if one.grad is not None} == {*it.layout.head.parameters}
 
 
 def test_l2_sp_goes_back_to_the_start_of_the_run_not_of_the_plan() -> None:
