@@ -80,6 +80,9 @@ MISTAKES: dict[str, tuple[str, dict[str, str]]] = {
     "bench_unknown_key_of_an_addition": ("tiny.toml --policies frozen,frozen+lora(rang=4)", {}),
     "bench_same_combination_twice": ("tiny.toml --policies frozen+ema,frozen+ema", {}),
     "bench_finisher_that_is_an_adapter": ("which.toml", {'{ use = "full" }': '{ use = "full", finisher = "lora" }'}),
+    "bench_misspelt_kind_of_an_addition": (
+        "which.toml", {'{ use = "full" }': '{ use = "full", finsher = "ema" }'}
+    ),
     "bench_addition_that_names_nothing": (
         "which.toml", {'{ use = "full" }': '{ use = "full", adapter = { rank = 4 } }'}
     ),

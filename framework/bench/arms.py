@@ -11,7 +11,7 @@ import attrs
 
 from framework.bench.combination import Combination, spaced
 from framework.bench.study import ENGINES, Study, StudyKeys
-from framework.errors import FwError, RecipeError, did_you_mean
+from framework.errors import FwError, Problem, RecipeError, did_you_mean
 from framework.index import Index
 from framework.recipe import AT_MOST_ONE, Recipe, check
 from framework.sources import Document, overridden
@@ -109,7 +109,16 @@ def _require_valid(arm: Arm, keys: StudyKeys) -> None:
             arm.cell(keys.seeds[0], keys.engines[0], settings)
     except RecipeError as error:
         hint = f"it is the recipe of {arm.name!r}, which the study compares"
-        raise RecipeError([attrs.evolve(of, hints=(*of.hints, hint)) for of in error.problems]) from None
+        raise RecipeError([
+            attrs.evolve(of, hints=(*_meant_beside_the_policy(of, arm), *of.hints, hint)) for of in error.problems
+        ]) from None  # fmt: skip
+
+
+def _meant_beside_the_policy(problem: Problem, arm: Arm) -> Sequence[str]:
+    """What was meant by an unknown key of the policy that is nearly the name of an addition's table."""
+    names = [name for name in _table(arm.document, "freezing") if problem.message.startswith(f"unknown key {name!r}")]
+    return [f"{near} What is added to a policy stands in its entry under that name"
+            for name in names if (near := did_you_mean(name, AT_MOST_ONE))]  # fmt: skip
 
 
 def _each(study: Study, index: Index, overrides: Sequence[str]) -> Iterator[Arm]:
