@@ -23,7 +23,7 @@ from peers import contest
 
 pytestmark = pytest.mark.timeout(0)
 REPEATS = 1 if contest.SHORT else int(os.environ.get("FW_NOISE_REPEATS", "20"))
-ROUNDS = 6
+ROUNDS = 1 if contest.SHORT else 6
 CELL = {
     "data.use": "random", "data.images": 400, "data.size": 36, "data.split_seed": 0, "loss.use": "slowed",
     "train.keep_model": "none", "train.report": False, "engine.partition": "off", "engine.cache": "off",

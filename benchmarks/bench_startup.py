@@ -16,10 +16,10 @@ import time
 from collections.abc import Mapping, Sequence
 
 import pytest
-from peers.contest import FW, KEPT
+from peers.contest import FW, KEPT, SHORT
 
 TORCH = [sys.executable, "-c", "import torch"]
-ROUNDS = 11
+ROUNDS = 5 if SHORT else 11
 BUDGETS = {
     "fw --help": (["--help"], 0.08),
     "fw list backbones": (["list", "backbones"], 0.2),

@@ -13,6 +13,7 @@ from matrix import COMPLETE, DOES_NOT_APPLY, NETWORKS, TABLES, Cell, Outcome, ce
 from framework.errors import FwError
 from framework.hooks import KIND_OF_TABLE
 from framework.index import Index
+from framework.shared import Shared
 
 QUICK = (
     Cell("ResNet-18", "freezing", "fine_tune"),
@@ -30,7 +31,7 @@ GROUPS = [*((row, (table,)) for row in COMPLETE for table in TABLES),
 
 @pytest.mark.parametrize("cell", QUICK, ids=str)
 def test_a_cell_trains_divides_resumes_and_reloads(cell: Cell, index: Index, tmp_path: Path) -> None:
-    outcome_of(cell, index, tmp_path / "runs")
+    outcome_of(cell, index, tmp_path / "runs", Shared())
 
 
 @pytest.mark.sweep
@@ -39,12 +40,13 @@ def test_a_cell_trains_divides_resumes_and_reloads(cell: Cell, index: Index, tmp
 def test_every_cell_trains_divides_resumes_and_reloads(
     row: str, tables: Sequence[str], index: Index, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    shared = Shared()
     taken = [cell for cell in cells(index) if cell.network == row and cell.table in tables]
     held: list[Outcome] = []
     problems: dict[str, str] = {}
     for cell in taken:
         try:
-            held.append(outcome_of(cell, index, tmp_path / "runs"))
+            held.append(outcome_of(cell, index, tmp_path / "runs", shared))
         except (AssertionError, FwError, pytest.fail.Exception) as error:
             problems[str(cell)] = str(error)
     with capsys.disabled():

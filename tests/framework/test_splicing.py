@@ -29,22 +29,18 @@ def assembled(index: Index, network: str) -> Assembly:
     return assemble(load_recipe("smoke", index, [*FULL_BATCHES, *NETWORKS[network]]), index)
 
 
-def plans(layout: fw.Layout, count: int) -> list[fw.Plan]:
-    """Plans under which the stages from some on train, with either mode of the norms."""
-    first = sorted({round(step * (len(layout.stages) - 1) / count) for step in range(count)})
-    return [
-        layout.plan([name for stage in layout.stages[start:] for name in stage.parameters], norm)
-        for norm in ("fixed", "batch")
-        for start in first
-    ]
+def plans(layout: fw.Layout) -> list[fw.Plan]:
+    """Plans under which the later half of the stages trains, with either mode of the norms."""
+    later = [name for stage in layout.stages[len(layout.stages) // 2 :] for name in stage.parameters]
+    return [layout.plan(later, norm) for norm in ("fixed", "batch")]
 
 
-def require_splices(index: Index, network: str, count: int) -> int:
+def require_splices(index: Index, network: str) -> int:
     """Compares each plan's spliced graph with one that is captured under the plan."""
     run = assembled(index, network)
     images = torch.zeros(2, run.model.spec.channels, *run.model.spec.size)
     kept = Captures(run.network, several=True)
-    found = plans(run.model.layout, count)
+    found = plans(run.model.layout)
     for plan in found:
         run.frozen.apply(plan)
         run.frozen.train()
@@ -61,12 +57,12 @@ def reads(captured: Capture) -> list[fx.Node]:
 
 def test_a_spliced_graph_is_the_captured_one(index: Index) -> None:
     """Batch norms that count, stochastic depth and dropout: each mode has operations that the other has not."""
-    assert require_splices(index, "batch norm", 2) == 4
+    assert require_splices(index, "batch norm") == 2
 
 
 @pytest.mark.sweep
 def test_spliced_graphs_are_the_captured_ones_for_all_families(index: Index) -> None:
-    compared = {network: require_splices(index, network, 3) for network in NETWORKS}
+    compared = {network: require_splices(index, network) for network in NETWORKS}
     print(f"{sum(compared.values())} graphs of {len(compared)} networks, all the same")
     assert len(compared) == 18
 
