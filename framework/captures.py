@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
 from framework.capture import Capture, NotCaptured, capture
 from framework.freezing import all_tensors, set_mode
+from framework.shared import Shared
 from framework.splicing import NotSpliced, splice
+from framework.template import Template, constants_of, images_as
 from framework.tracing import twin
 
 
@@ -17,15 +20,22 @@ class Captures:
 
     Where plans are to follow, the network is captured once with everything in evaluation mode and once with everything
     in train mode, and each plan's graph is spliced from the two; what cannot be spliced is captured under its plan.
+    What other runs of a study captured of a network that was made alike is laid over this one.
 
     Args:
         network: between two graphs only modes, gradients and values of tensors change.
         several: whether plans are to follow.
+        shared: with the other runs of a study.
+        made_from: all that the network's operations depend on, as JSON values.
     """
 
-    def __init__(self, network: nn.Module, several: bool = False) -> None:
+    def __init__(
+        self, network: nn.Module, several: bool = False, shared: Shared | None = None, made_from: Any = None
+    ) -> None:
         self.network = network
         self.several = several
+        self.shared = shared
+        self.made_from = made_from
         self.spliced = False
         self._whole: dict[bool, Capture] = {}
         self._tensors: Mapping[str, Tensor] = {}
@@ -51,7 +61,7 @@ class Captures:
             else:
                 self.spliced = True
                 return graph
-        return capture(self.network, images)
+        return self._captured(self.network, images)
 
     def capture_each(self) -> None:
         """Captures the network anew under each plan from now on."""
@@ -70,5 +80,13 @@ class Captures:
             copied = twin(self.network)
             for module in copied.modules():
                 set_mode(module, mode)
-            self._whole[mode] = capture(copied, images)
+            self._whole[mode] = self._captured(copied, images)
         return self._whole[mode]
+
+    def _captured(self, network: nn.Module, images: Tensor) -> Capture:
+        """The graph of a network in the modes it is in, from another run where one has it."""
+        if self.shared is None:
+            return capture(network, images)
+        training = [name for name, module in network.named_modules() if module.training]
+        made_from = [self.made_from, training, images_as(images), constants_of(network)]
+        return self.shared.once("graph", made_from, lambda: Template.of(capture(network, images))).over(network)

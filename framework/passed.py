@@ -13,12 +13,18 @@ PASSED: set[str] = set()
 
 
 def what_is_checked(run: Assembly, *more: Any) -> str:
-    """A hash of what a network computes with under its plan, but for the values of tensors, and of plain facts.
+    """A hash of what a network computes with under its plan, but for the values of tensors, and of plain facts."""
+    plan = run.frozen.plan
+    facts = (computed_by(run), sorted(plan.trainable), sorted(plan.batch_stats), run.recipe.train.precision,
+             run.memory_format, machine(run.device), run.model.spec, more)  # fmt: skip
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+
+def computed_by(run: Assembly) -> str:
+    """A hash of what a network computes, but for modes and the values of tensors.
 
     The tables are in it for options that a network's text does not show, such as how it pools.
     """
-    plan, recipe = run.frozen.plan, run.recipe
-    tables = run.builder.made_from(*(name for name in ("backbone", "head", "adapter") if name in recipe.parts))
-    facts = (repr(run.network), tables, code_of_modules(run.network), sorted(plan.trainable), sorted(plan.batch_stats),
-             recipe.train.precision, run.memory_format, machine(run.device), run.model.spec, more)  # fmt: skip
+    tables = run.builder.made_from(*(name for name in ("backbone", "head", "adapter") if name in run.recipe.parts))
+    facts = repr(run.network), tables, code_of_modules(run.network)
     return hashlib.sha256(repr(facts).encode()).hexdigest()

@@ -101,8 +101,12 @@ def prepare_run(
     return run
 
 
-def resume_run(folder: Path, index: Index, display: Display) -> dict[str, Any]:
+def resume_run(folder: Path, index: Index, display: Display, shared: Shared | None = None) -> dict[str, Any]:
     """Goes on with a run that was stopped, bit for bit as if it had not been.
+
+    Args:
+        folder: of the run.
+        index, display, shared: as `start_run` takes them.
 
     Raises:
         FwError: it is finished, its recipe or data changed, or a file is damaged.
@@ -116,7 +120,7 @@ def resume_run(folder: Path, index: Index, display: Display) -> dict[str, Any]:
         remove_scratch(folder)
         saved, facts = checkpoint.read(folder), rundir.read_facts(folder)
         _require_same_recipe(folder, facts["recipe"])
-        parts = assemble(recipe, index, bare=saved is not None)
+        parts = assemble(recipe, index, bare=saved is not None, shared=shared)
         _require_same_data(facts["data"], parts.data)
         _warn_of_changes(facts["environment"], rundir.environment(index), display)
         run = _new_run(parts, facts, folder, index, display)

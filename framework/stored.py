@@ -20,6 +20,7 @@ from framework.formats import in_format
 from framework.keeping import Keeper, carry_from, lanes_of, stored_batches
 from framework.mixing import Inputs
 from framework.partition import NoPartition, Wish, divide, same_plan
+from framework.passed import computed_by
 from framework.selfcheck import CheckFailed, check_partition
 
 CHUNK_BYTES = {"cpu": 16 * 2**20}
@@ -45,7 +46,8 @@ class Divided:
         self.filler = filler
         self.say = say
         self.whole = WholeNetwork(run, "no plan yet", decoded)
-        self.captures = Captures(run.network, several=run.policy.moments() != Moments())
+        shared = run.builder.shared
+        self.captures = Captures(run.network, run.policy.moments() != Moments(), shared, shared and computed_by(run))
         self.keeper: Keeper | None = None
         self.plan: Plan | None = None
         self.train_entry: Entry | None = None

@@ -120,7 +120,7 @@ class Outcome:
 
 
 def outcome_of(cell: Cell, index: Index, folder: Path, shared: Shared) -> Outcome:
-    """Runs a cell twice, whole, and divided with a stop in between; and loads what is left. The folder is emptied again.
+    """Runs a cell twice, whole, and divided with a stop; and loads what is left. The folder is emptied again.
 
     Raises:
         AssertionError: it does not hold, or is refused for another reason than is known.
@@ -187,7 +187,7 @@ def _stopped_and_resumed(recipe: Recipe, index: Index, folder: Path, shared: Sha
     with pytest.raises(Interrupted):
         start_run(recipe, index, folder, False, _StopsInTheSecondEpoch(), shared)
     assert not rundir.is_finished(folder)
-    return resume_run(folder, index, NullDisplay())
+    return resume_run(folder, index, NullDisplay(), shared)
 
 
 def _unlike_its_predictions(recipe: Recipe, index: Index, folder: Path) -> str:

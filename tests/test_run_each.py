@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import framework as fw
-from framework import builder, runs, train
+from framework import builder, captures, runs, train
 from framework.builder import Builder
 from framework.display import NullDisplay
 from framework.errors import AuditFailed
@@ -32,6 +32,9 @@ VARIANTS = {
     "all of it": {"freezing.use": "full", "freezing.norm": "batch"},
     "another seed": {"freezing.use": "frozen", "seed": 1},
     "head again": {"freezing.use": "frozen"},
+    "last stage": {"freezing.use": "last_stages"},
+    "last stage, another seed": {"freezing.use": "last_stages", "seed": 1},
+    "thawed": {"freezing.use": "gradual_unfreeze"},
     "new statistics": {"freezing.use": "frozen", "freezing.norm": "recalibrate"},
 }
 """The second moves every tensor, so that one it left behind would show in the fourth."""
@@ -57,9 +60,11 @@ def test_what_they_have_in_common_is_made_once(tmp_path: Path, monkeypatch: pyte
         monkeypatch.setattr(Builder, what, lambda self, *a, h=honest, w=what: made.append(w) or h(self, *a))
     derive = builder.derive_layout
     monkeypatch.setattr(builder, "derive_layout", lambda *a: made.append("layout") or derive(*a))
-    rates = {f"{rate}": {**SMALL, "freezing.use": "frozen", "optimizer.lr": rate} for rate in (0.1, 0.01, 0.001)}
+    capture = captures.capture
+    monkeypatch.setattr(captures, "capture", lambda *a: made.append("graph") or capture(*a))
+    rates = {f"{rate}": {**SMALL, "freezing.use": "last_stages", "optimizer.lr": rate} for rate in (0.1, 0.01, 0.001)}
     results = list(fw.run_each("smoke", rates, out=tmp_path / "runs"))
-    assert sorted(made) == ["_new_data", "_new_start", "layout"]
+    assert sorted(made) == ["_new_data", "_new_start", "graph", "graph", "layout"], "a graph of each mode"
     assert [result["partition"]["images_found"] > 0 for result in results] == [False, True, True]
     assert len({result["metrics"]["final"]["train"]["loss"] for result in results}) == 3
 

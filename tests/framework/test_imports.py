@@ -16,8 +16,8 @@ REPO = Path(__file__).parents[2]
 FLOORS = (
     "component contracts additions hooks errors task streams signatures",
     "tables shapes catalog index positions bind sources recipe display toml_text collector",
-    "network layout freezing groups weights kinds tracing units files pictures capture captures splicing costs marking"
-    " cut division shared formats casting partition identity entries features lanes lean measure allocator",
+    "network layout freezing groups weights kinds tracing units files pictures capture captures splicing template costs"
+    " marking cut division shared formats casting partition identity entries features lanes lean measure allocator",
     "assemble builder data schedule train checkpoint loader feed score splits mixing recalibrate running codec"
     " digests log paths signals watchers draws gradients filling decoded keeping stored selfcheck passed",
     "rundir runs explain bench report results models trained api",
