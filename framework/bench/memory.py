@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from framework.measure import MIB, peak_since_reset_mb, reset_peak, resident_mb
 from framework.running import Run
 
-PARTS = ("parameters", "optimizer", "gradients", "activations", "workspace")
-"""Of a step at its peak: parameters and buffers; what the optimizer keeps; gradients that are there already; what is
-held for the way back; the rest, which is what kernels work in and pass on."""
+PARTS = ("parameters", "copies", "optimizer", "gradients", "activations", "workspace")
+"""Of a step at its peak: parameters and buffers; what else the run keeps of them, as it began or on average; what the
+optimizer keeps; gradients that are there already; what is held for the way back; the rest, which is what kernels work
+in and pass on."""
 Seen = tuple[int, int]
 """An address, and when something was there, in nanoseconds."""
 
@@ -52,6 +53,7 @@ def memory_of_step(run: Run, step: Callable[[], None]) -> dict[str, float]:
         process or device, between steps and within one.
     """
     device, own, state = run.parts.device, storages(of_network(run)), storages(of_optimizer(run))
+    copies = {place: size for place, size in storages(of_copies(run)).items() if place not in own}
     reset_peak(device)
     at_rest = resident_mb(device)
     step()
@@ -60,8 +62,9 @@ def memory_of_step(run: Run, step: Callable[[], None]) -> dict[str, float]:
     hook = run.parts.optimizer.register_step_pre_hook(lambda *_: gradients.extend(seen(of_gradients(run))))
     saved, blocks = recorded(step, device)
     hook.remove()
-    at_peak = in_use_at_peak(blocks, gradients, [place for place in saved if place[0] not in own])
-    found = {"parameters": sum(own.values()), "optimizer": sum(state.values()), **at_peak}
+    at_peak = in_use_at_peak(blocks, gradients, [place for place in saved if place[0] not in {*own, *copies}])
+    kept = {"parameters": own, "copies": copies, "optimizer": state}
+    found = {**{name: sum(sizes.values()) for name, sizes in kept.items()}, **at_peak}
     return {name: size / MIB for name, size in found.items()} | {"at_rest": at_rest, "peak": peak}
 
 
@@ -69,6 +72,27 @@ def of_network(run: Run) -> Iterator[Tensor]:
     """Parameters and buffers."""
     yield from run.parts.network.parameters()
     yield from run.parts.network.buffers()
+
+
+def of_copies(run: Run) -> Iterator[Tensor]:
+    """What the run, its regularizer and its finisher keep from step to step."""
+    seen: set[int] = set()
+    pending: list[Any] = [run.initial, run.best, run.parts.regularizer, run.parts.finisher]
+    while pending:
+        thing = pending.pop()
+        if id(thing) in seen:
+            continue
+        seen.add(id(thing))
+        if isinstance(thing, Tensor):
+            yield thing
+        elif isinstance(thing, nn.Module):
+            pending += [*thing.parameters(), *thing.buffers()]
+        elif isinstance(thing, Mapping):
+            pending += thing.values()
+        elif isinstance(thing, list | tuple | set | frozenset):
+            pending += thing
+        else:
+            pending += getattr(thing, "__dict__", {}).values()
 
 
 def of_gradients(run: Run) -> Iterator[Tensor]:

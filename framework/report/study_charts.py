@@ -21,7 +21,7 @@ from framework.report.page import number, seconds
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-MEMORY_PARTS = ("parameters", "optimizer", "gradients", "activations", "workspace")
+MEMORY_PARTS = ("parameters", "copies", "optimizer", "gradients", "activations", "workspace")
 """As `framework.bench.memory` has them, which imports torch."""
 SPLITS = {"test": "test", "val": "validation"}
 WIDE = 20

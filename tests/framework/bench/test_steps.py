@@ -248,6 +248,30 @@ def test_the_state_of_the_optimizer_is_what_shapes_say(run, optimizer: str, kept
     assert 0 <= found["gradients"] <= values
 
 
+def test_copies_are_what_a_regularizer_and_a_finisher_keep_of_the_network(run) -> None:
+    """L2-SP and WiSE-FT the start; DELTA a network as well, whose maps are no copies; EMA the mean of what moves."""
+    common = {"freezing.use": "last_stages", "engine.partition": "off"}
+    of = {
+        name: run({**common, **more})
+        for name, more in {
+            "none": {}, "l2_sp": {"regularizer": {"use": "l2_sp"}}, "delta": {"regularizer": {"use": "delta"}},
+            "ema": {"finisher": {"use": "ema"}}, "wise_ft": {"finisher": {"use": "wise_ft"}},
+            "both": {"regularizer": {"use": "l2_sp"}, "finisher": {"use": "ema"}},
+        }.items()
+    }  # fmt: skip
+    found = {name: memory(one) for name, one in of.items()}
+    network = found["none"]["parameters"]
+    parts = of["none"].parts
+    tensors = [p for p in parts.network.parameters() if p.requires_grad]
+    tensors += [b for name in parts.frozen.plan.batch_stats for b in parts.network.get_submodule(name).buffers()]
+    moving = sum(tensor.nbytes for tensor in tensors)
+    assert {name: one["copies"] for name, one in found.items()} == {
+        "none": 0, "l2_sp": network, "delta": 2 * network, "ema": moving, "wise_ft": network,
+        "both": network + moving,
+    }  # fmt: skip
+    assert {one["parameters"] for one in found.values()} == {network}
+
+
 def test_saved_activations_grow_with_the_batch_and_fixed_parts_save_none(run) -> None:
     whole = {"engine.partition": "off"}
     small, large = (memory(run({**whole, "train.batch_size": size, "data.images": 60})) for size in (8, 16))
