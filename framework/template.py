@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from framework.capture import Capture
 from framework.files import tensor_digest
 from framework.freezing import all_tensors
-from framework.tracing import loose_tensors
+from framework.tracing import plain_attributes
 
 
 @attrs.frozen(eq=False)
@@ -50,9 +50,11 @@ class Template:
 
 
 def constants_of(network: nn.Module) -> list[str]:
-    """Digests of the tensors that a graph would take over as constants: what modules keep as plain attributes."""
+    """What a graph may take over as constants: plain attributes of modules, tensors by their digests."""
     own = {id(tensor) for tensor in all_tensors(network).values()}
-    return [tensor_digest(tensor) for tensor in loose_tensors(network) if id(tensor) not in own]
+    return [tensor_digest(value) if isinstance(value, Tensor) else repr(value)
+            for value in plain_attributes(network)
+            if id(value) not in own and isinstance(value, Tensor | bool | int | float | str)]  # fmt: skip
 
 
 def images_as(images: Tensor) -> list[str]:

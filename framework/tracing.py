@@ -131,10 +131,14 @@ def _shape_of(tensor: Tensor) -> Tensor:
 
 def loose_tensors(network: nn.Module) -> Iterator[Tensor]:
     """Tensors that modules keep as plain attributes."""
+    return (value for value in plain_attributes(network) if isinstance(value, Tensor))
+
+
+def plain_attributes(network: nn.Module) -> Iterator[Any]:
+    """What modules keep that is no parameter, buffer, module or hook; what lists and tables hold, each by itself."""
     own = vars(nn.Module())
     for module in network.modules():
-        plain = {name: value for name, value in vars(module).items() if name not in own}
-        yield from (leaf for leaf in tree_leaves(plain) if isinstance(leaf, Tensor))
+        yield from tree_leaves({name: value for name, value in vars(module).items() if name not in own})
 
 
 def twin(network: nn.Module, others: Mapping[str, Tensor] | None = None) -> nn.Module:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -53,25 +55,26 @@ def logits(graph: Capture, images: Tensor) -> Tensor:
 
 
 class Scaled(nn.Module):
-    """Multiplies by a tensor that is neither parameter nor buffer."""
+    """Multiplies by a number, or a tensor that is neither parameter nor buffer."""
 
-    def __init__(self, scale: float) -> None:
+    def __init__(self, scale: float | Tensor) -> None:
         super().__init__()
         self.weight = nn.Conv2d(3, 3, 1)
-        self.scale = torch.tensor(scale)
+        self.scale = scale
 
     def forward(self, images: Tensor) -> Tensor:
         return self.weight(images).flatten(1) * self.scale
 
 
 @pytest.mark.parametrize(("scale", "made_from", "count"), [(2.0, "one", 1), (3.0, "one", 2), (2.0, "other", 2)])
+@pytest.mark.parametrize("kept_as", [float, torch.tensor])
 def test_it_is_shared_by_networks_alike_alone(
-    monkeypatch: pytest.MonkeyPatch, scale: float, made_from: str, count: int
+    monkeypatch: pytest.MonkeyPatch, kept_as: Callable[[float], Any], scale: float, made_from: str, count: int
 ) -> None:
     calls: list[nn.Module] = []
     monkeypatch.setattr(captures_module, "capture", lambda *given: calls.append(given[0]) or capture(*given))
     shared, images = Shared(), torch.randn(2, 3, 4, 4)
-    for network, name in ((Scaled(2.0).eval(), "one"), (Scaled(scale).eval(), made_from)):
+    for network, name in ((Scaled(kept_as(2.0)).eval(), "one"), (Scaled(kept_as(scale)).eval(), made_from)):
         graph = Captures(network, shared=shared, made_from=name).graph(images)
         assert torch.equal(graph.module(images), network(images))
     assert len(calls) == count
