@@ -18,7 +18,7 @@ from framework.files import load_tensors, save_tensors
 SMALL = {
     "data.images": 40, "data.classes": 3, "data.size": 40, "backbone.image_size": 32, "train.batch_size": 10,
     "train.epochs": 2, "engine.threads": 1, "backbone.use": "timm/test_efficientnet", "train.report": False,
-    "optimizer.lr": 0.1, "freezing.use": "frozen",
+    "optimizer.lr": 0.1, "freezing.use": "frozen", "engine.partition": "off",
 }  # fmt: skip
 
 

@@ -27,7 +27,10 @@ from framework.report import charts, mistakes, page, run_report
 from framework.report.charts import Axis, Series
 from framework.runs import resume_run, start_run
 
-FAST = ["backbone.image_size=32", "train.batch_size=20", "engine.threads=1", "engine.device=cpu"]
+FAST = [
+    *("backbone.use=timm/test_efficientnet", "backbone.image_size=32", "train.batch_size=20"),
+    *("engine.threads=1", "engine.device=cpu", "engine.partition=off"),
+]
 RANDOM = ["data.images=60", "data.classes=3", "data.size=32", *FAST, "train.epochs=2"]
 
 

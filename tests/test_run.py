@@ -22,8 +22,9 @@ from framework.runs import start_run
 from framework.trained import evaluate, predict, read_trained
 
 FAST = [
-    *("data.images=60", "data.classes=3", "data.size=40", "backbone.image_size=32"),
-    *("train.batch_size=10", "train.epochs=2", "engine.threads=1", "train.report=false"),
+    *("data.images=60", "data.classes=3", "data.size=40", "backbone.use=timm/test_efficientnet"),
+    "backbone.image_size=32",
+    *("train.batch_size=10", "train.epochs=2", "engine.threads=1", "engine.partition=off", "train.report=false"),
 ]
 TINY = ["data.images=20", "train.epochs=1", "train.batch_size=6"]
 NETWORKS = {
@@ -239,7 +240,7 @@ def test_parameters_that_nothing_uses_are_named_before_training(index, go, monke
 
     monkeypatch.setattr(Network, "__init__", with_idle_part)
     with pytest.raises(fw.FwError, match=r"2 trainable parameters have no path to the loss: backbone.layer4.0.idle"):
-        go("freezing.use=full")
+        go("backbone.use=torchvision/resnet18", "freezing.use=full")
 
 
 def test_a_single_image_left_over_is_refused_where_batch_norm_cannot_take_it(go) -> None:
@@ -315,7 +316,8 @@ def test_weights_from_a_file_must_fit(go, tmp_path: Path, snapshot) -> None:
 
     model = torchvision.models.resnet18()
     torch.save(model.state_dict(), tmp_path / "whole.pth")
-    summary = go(f"backbone.weights=['file:{tmp_path / 'whole.pth'}']", name="whole")
+    resnet = "backbone.use=torchvision/resnet18"
+    summary = go(resnet, f"backbone.weights=['file:{tmp_path / 'whole.pth'}']", *TINY, name="whole")
     assert summary["transfer"] is True
     assert len(summary["weights"]["sha256"]) == 64
     state = model.state_dict()
@@ -323,19 +325,20 @@ def test_weights_from_a_file_must_fit(go, tmp_path: Path, snapshot) -> None:
     state["conv1.weight"] = torch.zeros(64, 1, 7, 7)
     torch.save(state, tmp_path / "other.pth")
     with pytest.raises(fw.FwError) as error:
-        go(f"backbone.weights=['file:{tmp_path / 'other.pth'}', 'random']", name="other")
+        go(resnet, f"backbone.weights=['file:{tmp_path / 'other.pth'}', 'random']", name="other")
     snapshot("weights_do_not_fit", error.value.render())
     torch.save(model, tmp_path / "pickled.pth")
     with pytest.raises(fw.FwError, match="nothing but tensors"):
-        go(f"backbone.weights=['file:{tmp_path / 'pickled.pth'}']", name="pickled")
+        go(resnet, f"backbone.weights=['file:{tmp_path / 'pickled.pth'}']", name="pickled")
     with pytest.raises(fw.FwError) as error:
-        go(f"backbone.weights=['file:{tmp_path / 'missing.pth'}']", name="missing")
+        go(resnet, f"backbone.weights=['file:{tmp_path / 'missing.pth'}']", name="missing")
     snapshot("weights_missing", error.value.render())
 
 
-def test_from_python(tmp_path: Path) -> None:
-    overrides = dict(override.split("=") for override in FAST)
-    result = fw.run("smoke", {key: json.loads(value) for key, value in overrides.items()}, out=tmp_path / "run")
+def test_from_python(index, tmp_path: Path) -> None:
+    keys = load_recipe("smoke", index, FAST).resolved()
+    tables = {name: keys[name] for name in ("data", "backbone", "train", "engine")}
+    result = fw.run("smoke", tables, out=tmp_path / "run")
     assert result["status"] == "done"
     assert "accuracy" in result._repr_html_()
     assert len(result.predictions("test")) == 12

@@ -76,7 +76,7 @@ def test_a_mistake_in_a_variant_is_told_before_the_first_run(tmp_path: Path) -> 
 
 
 def test_a_run_that_keeps_no_model_says_so_when_asked_for_it(tmp_path: Path) -> None:
-    result = fw.run("smoke", {**SMALL, "train.keep_model": "none"}, out=tmp_path / "run")
+    result = fw.run("smoke", {**SMALL, "freezing.use": "frozen", "train.keep_model": "none"}, out=tmp_path / "run")
     assert result["status"] == "done"
     assert not (tmp_path / "run" / "model.safetensors").exists()
     with pytest.raises(fw.FwError, match='keep_model = "none"'):
@@ -174,7 +174,7 @@ def test_a_run_that_fails_its_audit_keeps_all_that_it_wrote(tmp_path: Path, monk
 def test_a_run_that_fails_after_an_epoch_stays_and_resumes_from_the_beginning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, index: Index
 ) -> None:
-    keys = {**SMALL, "freezing.use": "last_stages"}
+    keys = {**SMALL, "freezing.use": "last_stages", "engine.partition": "off"}
     whole = fw.run("smoke", keys, out=tmp_path / "whole")
     honest = train.validate
 
@@ -224,7 +224,7 @@ def test_runs_that_are_over_leave_no_network_behind(tmp_path: Path, monkeypatch:
 
 
 def test_an_occupied_folder_is_found_before_the_first_run(tmp_path: Path) -> None:
-    fw.run("smoke", {**SMALL, "train.epochs": 1}, out=tmp_path / "b")
+    fw.run("smoke", {**SMALL, "freezing.use": "frozen", "train.epochs": 1}, out=tmp_path / "b")
     with pytest.raises(fw.FwError, match="holds a finished run"):
         fw.run_each("smoke", {"a": SMALL, "b": SMALL}, out=tmp_path)
     assert not (tmp_path / "a").exists()

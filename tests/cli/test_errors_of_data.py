@@ -30,6 +30,7 @@ batch_size = 6
 
 [engine]
 threads = 1
+partition = "off"
 """
 OFFLINE = "http://127.0.0.1:9"  # the discard port: a proxy that refuses at once
 

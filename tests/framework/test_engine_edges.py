@@ -33,7 +33,7 @@ from framework.runs import resume_run, start_run
 TINY = [
     *("data.images=20", "data.classes=2", "data.size=64", "train.batch_size=6", "train.epochs=1"),
     *("backbone.use=timm/test_vit", "backbone.image_size=64", "engine.threads=1", "engine.device=cpu"),
-    "train.report=false",
+    *("engine.partition=off", "train.report=false"),
 ]
 
 

@@ -31,6 +31,7 @@ from fw_trackers.watch import TRACKERS, Watch
 FAST = [
     *("data.images=40", "data.classes=2", "data.size=32", "backbone.image_size=32", "train.batch_size=16"),
     *("train.epochs=3", "engine.threads=1", "train.report=false", "backbone.use=timm/test_efficientnet"),
+    "engine.partition=off",
 ]
 
 test_plugin = plugin_checks(fw_trackers)
