@@ -44,7 +44,7 @@ class Template:
     def over(self, network: nn.Module) -> Capture:
         """The same graph over the tensors of a network, which shares none of its nodes with any other."""
         tensors = all_tensors(network)
-        read = {target: tensors[name] for target, name in self.names.items()} | {**self.constants}
+        read = {**self.constants, **{target: tensors[name] for target, name in self.names.items()}}
         module = fx.GraphModule(read, copy.deepcopy(self.graph))
         return Capture.of(module, self.batch, {id(tensor): name for name, tensor in tensors.items()})
 

@@ -25,8 +25,8 @@ def operations(captured: Capture) -> list[str]:
     return [words for node, words in structure(captured).items() if node.op != "get_attr" and not does_nothing(node)]
 
 
-def assembled(index: Index, network: str) -> Assembly:
-    return assemble(load_recipe("smoke", index, [*FULL_BATCHES, *NETWORKS[network]]), index)
+def assembled(index: Index, network: str, *more: str) -> Assembly:
+    return assemble(load_recipe("smoke", index, [*FULL_BATCHES, *NETWORKS[network], *more]), index)
 
 
 def plans(layout: fw.Layout) -> list[fw.Plan]:

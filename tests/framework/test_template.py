@@ -10,27 +10,29 @@ from typing import Any
 import pytest
 import torch
 from sweeps import often
-from test_partition_equality import FULL_BATCHES, NETWORKS
+from test_splicing import assembled
 from torch import Tensor, nn
 
 from framework import captures as captures_module
-from framework.assemble import Assembly, assemble
 from framework.capture import Capture, capture
 from framework.captures import Captures
 from framework.cut import structure
 from framework.index import Index
-from framework.recipe import load_recipe
 from framework.shared import Shared
 from framework.template import Template
 
 
-def assembled(index: Index, network: str, seed: int) -> Assembly:
-    return assemble(load_recipe("smoke", index, [*FULL_BATCHES, *NETWORKS[network], f"seed={seed}"]), index)
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
+    """The networks that are captured."""
+    found: list[nn.Module] = []
+    monkeypatch.setattr(captures_module, "capture", lambda *given: found.append(given[0]) or capture(*given))
+    return found
 
 
 @pytest.mark.parametrize("network", often(("layer norm", "batch norm", "cached biases"), quick=("layer norm",)))
 def test_it_is_what_would_be_captured_and_holds_nothing_of_the_first_network(index: Index, network: str) -> None:
-    first, second = assembled(index, network, 0), assembled(index, network, 1)
+    first, second = assembled(index, network, "seed=0"), assembled(index, network, "seed=1")
     images = torch.zeros(2, second.model.spec.channels, *second.model.spec.size)
     for run in (first, second):
         run.frozen.train()
@@ -69,10 +71,8 @@ class Scaled(nn.Module):
 @pytest.mark.parametrize(("scale", "made_from", "count"), [(2.0, "one", 1), (3.0, "one", 2), (2.0, "other", 2)])
 @pytest.mark.parametrize("kept_as", [float, torch.tensor])
 def test_it_is_shared_by_networks_alike_alone(
-    monkeypatch: pytest.MonkeyPatch, kept_as: Callable[[float], Any], scale: float, made_from: str, count: int
+    calls: list[nn.Module], kept_as: Callable[[float], Any], scale: float, made_from: str, count: int
 ) -> None:
-    calls: list[nn.Module] = []
-    monkeypatch.setattr(captures_module, "capture", lambda *given: calls.append(given[0]) or capture(*given))
     shared, images = Shared(), torch.randn(2, 3, 4, 4)
     for network, name in ((Scaled(kept_as(2.0)).eval(), "one"), (Scaled(kept_as(scale)).eval(), made_from)):
         graph = Captures(network, shared=shared, made_from=name).graph(images)
@@ -80,9 +80,7 @@ def test_it_is_shared_by_networks_alike_alone(
     assert len(calls) == count
 
 
-def test_modes_and_shapes_have_graphs_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[nn.Module] = []
-    monkeypatch.setattr(captures_module, "capture", lambda *given: calls.append(given[0]) or capture(*given))
+def test_modes_and_shapes_have_graphs_of_their_own(calls: list[nn.Module]) -> None:
     shared, network = Shared(), nn.Sequential(nn.BatchNorm2d(3), nn.Flatten())
     for training, size in ((False, 4), (True, 4), (False, 8), (False, 4), (True, 4)):
         network.train(training)
