@@ -25,8 +25,9 @@ from peers import contest
 pytestmark = pytest.mark.timeout(0)
 REPEATS = 1 if contest.SHORT else int(os.environ.get("FW_NOISE_REPEATS", "20"))
 ROUNDS = 1 if contest.SHORT else 6
+IMAGES = 80 if contest.SHORT else 400
 CELL = {
-    "data.use": "random", "data.images": 400, "data.size": 36, "data.split_seed": 0, "loss.use": "slowed",
+    "data.use": "random", "data.images": IMAGES, "data.size": 36, "data.split_seed": 0, "loss.use": "slowed",
     "train.keep_model": "none", "train.report": False, "engine.partition": "off", "engine.cache": "off",
     "engine.memory_format": "contiguous",
 }  # fmt: skip

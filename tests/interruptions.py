@@ -1,7 +1,8 @@
 """Runs a recipe, kills it at random moments, resumes it, and compares what is left with an uninterrupted run.
 
 A script of its own: it imports the libraries once, touches no tensor, and forks a child for each run, so that a kill
-costs no import. Prints one JSON line: how many interruptions there were and which ended differently.
+costs no import, and comes while the run does its own work. Prints one JSON line: how many interruptions there were and
+which ended differently.
 """
 
 from __future__ import annotations
@@ -74,6 +75,9 @@ def difference(one: Path, other: Path) -> str:
 
 
 def main(folder: Path, interruptions: int, seed: int, recipe: str, overrides: list[str]) -> None:
+    import timm  # noqa: F401 - what a run imports when it needs it, and takes longer than the run
+    import torchmetrics.classification  # noqa: F401
+
     from framework.display import NullDisplay
     from framework.errors import FwError
     from framework.index import installed_index

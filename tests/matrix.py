@@ -40,7 +40,7 @@ NETWORKS = {
     "ConvNeXt-Atto": ("timm/convnext_atto", 32),
     "Swin-Tiny": ("timm/swin_tiny_patch4_window7_224", 28),
     "MLP-Mixer": ("timm/mixer_s32_224", 64),
-    "GroupNorm": ("timm/resnet50_gn", 32),
+    "GroupNorm": ("timm/test_efficientnet_gn", 32),
     "no norm layers": ("torchvision/squeezenet1_1", 32),
 }
 """What a row is called -> its backbone, and the side of its images in pixels."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from sweeps import share
 
 from framework import selfcheck
 from framework.assemble import assemble
@@ -16,29 +17,24 @@ from framework.files import load_tensors
 from framework.partition import Fixed
 from framework.recipe import load_recipe
 from framework.runs import feed_of, start_run
+from framework.shared import Shared
 
 FULL_BATCHES = [
-    *("data.images=80", "data.classes=2", "data.size=64", "backbone.image_size=64", "train.batch_size=8"),
-    *(
-        "train.epochs=3",
-        "engine.threads=1",
-        "engine.device=cpu",
-        "engine.chunk=8",
-        "train.drop_last=true",
-        "train.report=false",
-        "engine.memory_format=auto",
-    ),
-    *("head.use=mlp", "head.dropout=0.2"),
+    *("data.images=20", "data.classes=2", "data.size=32", "backbone.image_size=32", "train.batch_size=4"),
+    *("train.epochs=2", "train.drop_last=true", "train.report=false", "head.use=mlp", "head.dropout=0.2"),
+    *("engine.threads=1", "engine.device=cpu", "engine.chunk=4", "engine.memory_format=auto"),
+    "backbone.use=timm/test_resnet",
 ]
 
 
 @pytest.fixture
 def go(index, tmp_path: Path):
     """Runs `smoke` on full batches; gives the summary and the tensors that are left."""
+    shared = Shared()
 
     def run(name: str, *overrides: str) -> tuple[dict, dict]:
         checked = load_recipe("smoke", index, [*FULL_BATCHES, *overrides])
-        summary = start_run(checked, index, tmp_path / name, False, NullDisplay())
+        summary = start_run(checked, index, tmp_path / name, False, NullDisplay(), shared)
         return summary, load_tensors(tmp_path / name / "model.safetensors")[0]
 
     return run
@@ -51,7 +47,7 @@ def test_a_partition_that_computes_something_else_is_caught(go, monkeypatch: pyt
         return tuple(1.01 * tensor for tensor in honest(*given))
 
     monkeypatch.setattr(selfcheck, "in_chunks", wrong)
-    asked = ["backbone.use=torchvision/resnet18", "freezing.use=last_stages"]
+    asked = ["freezing.use=last_stages"]
     with pytest.raises(AuditFailed, match="the self-check failed: the boundary"):
         go("required", *asked, "engine.partition=require")
     summary, _ = go("auto", *asked, "engine.partition=auto")
@@ -59,7 +55,7 @@ def test_a_partition_that_computes_something_else_is_caught(go, monkeypatch: pyt
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("chunk", [1, 2])
+@pytest.mark.parametrize("chunk", share([1, 2], 2))
 def test_rounding_that_turns_single_relus_over_is_no_alarm(index, chunk: int) -> None:
     """A dense network under batch statistics of the few images of the check: its gradients jump, its logits do not."""
     asked = ["backbone.use=torchvision/densenet121", "freezing.use=last_stages", "engine.partition=require"]
@@ -75,23 +71,19 @@ def test_the_fixed_part_is_made_ready_once(go, monkeypatch: pytest.MonkeyPatch) 
     calls: list[str] = []
     honest = Fixed.prepared
     monkeypatch.setattr(Fixed, "prepared", lambda self, *given: calls.append("once") or honest(self, *given))
-    go("once", "backbone.use=torchvision/resnet18", "freezing.use=last_stages", "engine.partition=require")
+    go("once", "freezing.use=last_stages", "engine.partition=require")
     assert calls == ["once"]
 
 
 def test_nothing_is_divided_where_everything_trains(go) -> None:
-    summary, _ = go("full", "backbone.use=torchvision/resnet18", "freezing.use=full", "engine.partition=auto")
+    summary, _ = go("full", "freezing.use=full", "engine.partition=auto")
     assert summary["partition"]["reason"] == "every parameter may move"
 
 
 @pytest.mark.sweep
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_fixed_part_gives_the_same_but_for_rounding(go) -> None:
-    asked = [
-        "backbone.use=timm/test_efficientnet",
-        "freezing.use=frozen",
-        "engine.partition=require",
-    ]
+    asked = ["backbone.use=timm/test_efficientnet", "freezing.use=frozen", "engine.partition=require"]
     plain, expected = go("plain", *asked)
     compiled, found = go("compiled", *asked, "engine.compile=fixed")
     assert compiled["partition"]["images_found"] == 0  # rows that differ in their bits have an entry of their own

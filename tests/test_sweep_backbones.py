@@ -1,4 +1,8 @@
-"""Every backbone of both libraries: head replaced, layout derived; and real training steps over the families."""
+"""The backbones of both libraries: head replaced, layout derived; and real training steps over the families.
+
+`FW_WHOLE_SWEEPS=1 pytest -m sweep tests/test_sweep_backbones.py` takes every name; without it, of timm's every fourth
+and a small model of each module, of which every other takes a step.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,8 @@ import attrs
 import pytest
 import torch
 from filelock import FileLock
+from sweeps import share
+from test_sweep_partition import SMALLEST
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -196,8 +202,15 @@ def examined(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[F
     return once
 
 
-def examine_family(family: str) -> list[Finding]:
+def taken(family: str) -> list[str]:
+    """The names that are examined, in the library's order."""
     names = list(families()[family].names())
+    chosen = {*SMALLEST, *share(names, 4)} if family == "timm" else {*names}
+    return [name for name in names if name in chosen]
+
+
+def examine_family(family: str) -> list[Finding]:
+    names = taken(family)
     # Neighbours in the list share structures, so each process takes a run of them.
     size = -(-len(names) // (WORKERS * 4))
     shards = [names[start : start + size] for start in range(0, len(names), size)]
@@ -228,7 +241,7 @@ def test_every_name_gives_a_network_with_a_layout(
     lines += [f"  not usable: {name}: {problem}" for name, problem in failed.items()]
     lines += [f"  fixed by the library: {one.name}: {', '.join(one.fixed)}" for one in found if one.fixed]
     report(lines, capsys)
-    assert [finding.name for finding in found] == [f"{family}/{name}" for name in families()[family].names()]
+    assert [finding.name for finding in found] == [f"{family}/{name}" for name in taken(family)]
     unexpected = {name: problem for name, problem in failed.items() if NOT_USABLE.get(name, "\0") not in problem}
     assert not unexpected
 
@@ -313,15 +326,15 @@ def smallest_of_each_family(found: Sequence[Finding]) -> list[str]:
 def test_architectures_of_all_families_take_training_steps(
     examined: Callable[[str], list[Finding]], capsys: pytest.CaptureFixture[str]
 ):
-    names = smallest_of_each_family(examined("timm"))
+    names = share(smallest_of_each_family(examined("timm")), 2)
     with ProcessPoolExecutor(WORKERS, multiprocessing.get_context("spawn")) as pool:
         steps = list(pool.map(train_once, names, chunksize=4))
-    taken = [one for one in steps if not one.problem]
-    lines = [f"{len(taken)} of {len(steps)} architectures took a training step"]
+    done = [one for one in steps if not one.problem]
+    lines = [f"{len(done)} of {len(steps)} architectures took a training step"]
     lines += [f"  no step: {one.name}: {one.problem}" for one in steps if one.problem]
     lines += [f"  no gradient: {one.name}: {len(one.dead)} ({', '.join(one.dead[:4])})" for one in steps if one.dead]
     report(lines, capsys)
-    assert len(taken) >= 40
-    assert not [one.name for one in taken if not math.isfinite(one.loss)]
-    assert not [one.name for one in taken if one.unmoved]
-    assert not [(one.name, one.unreached) for one in taken if one.unreached]
+    assert len(done) >= 40
+    assert not [one.name for one in done if not math.isfinite(one.loss)]
+    assert not [one.name for one in done if one.unmoved]
+    assert not [(one.name, one.unreached) for one in done if one.unreached]

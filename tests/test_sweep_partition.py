@@ -1,18 +1,18 @@
 """Partition over both libraries: a small model of each of timm's modules and every model of torchvision, divided.
 
-`FW_ALL_MODELS=1 pytest -m sweep tests/test_sweep_partition.py` takes all, in half an hour on two cores; without it, a
-fourteenth of each library.
+`FW_WHOLE_SWEEPS=1 pytest -m sweep tests/test_sweep_partition.py` takes all, in half an hour on two cores; without it,
+few of each library.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import sys
 
 import attrs
 import pytest
 import torch
+from sweeps import WHOLE
 
 from framework.assemble import Assembly, assemble
 from framework.index import Index
@@ -23,8 +23,8 @@ from framework.selfcheck import IMAGES, check_partition
 
 pytestmark = [pytest.mark.sweep, pytest.mark.timeout(1500)]
 
-SHARDS = 14
-TAKEN = range(SHARDS) if os.environ.get("FW_ALL_MODELS") else (2,)
+SHARDS = 28
+TAKEN = range(SHARDS) if WHOLE else (2,)
 TRIED_SIZES = (64, 128, 224, 240, 256)
 SMALL = ["data.images=10", "data.classes=2", "train.batch_size=2", "engine.threads=1", "engine.device=cpu"]
 POLICIES = ("frozen", "last_stages")

@@ -7,6 +7,7 @@ import statistics
 from pathlib import Path
 
 import pytest
+from sweeps import share
 
 from framework.display import NullDisplay
 from framework.index import Index
@@ -15,7 +16,7 @@ from framework.runs import start_run
 
 RECIPE = "lite0_frozen"
 IMAGES = Path("/usr/share/datasets/fashion-mnist")
-SEEDS = range(5)
+SEEDS = share(range(5), 2)
 SHORTER = ["data.subset.val_per_class=5", "engine.threads=1"]  # fewer images to select on; training is the recipe's own
 
 pytestmark = [

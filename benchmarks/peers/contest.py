@@ -83,9 +83,13 @@ def epochs(full: int) -> int:
 
 @functools.cache
 def photographs() -> Path:
-    """The folder with the images and weights, written where it is not there yet; FW_BENCH_DATA moves it."""
-    folder = Path(os.environ.get("FW_BENCH_DATA", Path(tempfile.gettempdir()) / "fw-bench-photographs"))
-    subprocess.run([sys.executable, str(HERE / "data.py"), str(folder)], check=True)
+    """The folder with the images and weights, written where it is not there yet; FW_BENCH_DATA moves it.
+
+    Where FW_BENCH_SHORT is set, a few images in a folder that goes with the session.
+    """
+    kept = Path(os.environ.get("FW_BENCH_DATA", Path(tempfile.gettempdir()) / "fw-bench-photographs"))
+    folder, few = (scratch() / "photographs", ["--per-class", "8", "2"]) if SHORT else (kept, [])
+    subprocess.run([sys.executable, str(HERE / "data.py"), str(folder), *few], check=True)
     return folder
 
 

@@ -1,10 +1,10 @@
 """Writes the photographs that all contestants train on, and the weights that all of them start from.
 
-    python benchmarks/peers/data.py FOLDER
+    python benchmarks/peers/data.py FOLDER [--per-class TRAIN VAL]
 
-640 images of 300x300 pixels, FOLDER/{train,val}/CLASS/NNN.png, and FOLDER/resnet18.pth. A class is a photograph that
-comes inside scikit-image or scikit-learn; its images are random crops, so a network has to know it by its parts.
-Nothing is downloaded, and nothing is done where all is there.
+640 images of 300x300 pixels unless told otherwise, FOLDER/{train,val}/CLASS/NNN.png, and FOLDER/resnet18.pth. A class
+is a photograph that comes inside scikit-image or scikit-learn; its images are random crops, so a network has to know it
+by its parts. Nothing is downloaded, and nothing is done where all is there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from sklearn.datasets import load_sample_image
 from torchvision.models import resnet18
 
 SIDE, SMALLEST_CROP = 300, 150
-IMAGES = {"train": 48, "val": 16}
+IMAGES = (48, 16)
+"""Of a class, for training and for validation."""
 PHOTOGRAPHS = {
     "astronaut": data.astronaut,
     "cat": data.chelsea,
@@ -47,10 +48,10 @@ def crops(photograph: Image.Image, draw: np.random.Generator) -> Iterator[Image.
             yield photograph.crop((left, top, left + side, top + side)).resize((SIDE, SIDE))
 
 
-def write_images(folder: Path) -> None:
+def write_images(folder: Path, counts: tuple[int, int]) -> None:
     for number, (name, load) in enumerate(PHOTOGRAPHS.items()):
         images = crops(Image.fromarray(load()), np.random.default_rng(number))
-        for split, count in IMAGES.items():
+        for split, count in zip(("train", "val"), counts, strict=True):
             place = folder / split / name
             place.mkdir(parents=True, exist_ok=True)
             for index in range(count):
@@ -67,10 +68,12 @@ def write_weights(file: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
+    parser.add_argument("--per-class", nargs=2, type=int, default=IMAGES, metavar=("TRAIN", "VAL"))
+    given = parser.parse_args()
+    folder = given.folder
     weights = folder / "resnet18.pth"
     if not weights.exists():  # written last: where it is, everything is
-        write_images(folder)
+        write_images(folder, given.per_class)
         write_weights(weights)
 
 

@@ -42,13 +42,14 @@ def test_its_facts_are_those_of_the_run(cli, here, explained) -> None:
 
 
 def test_it_says_why_there_is_no_boundary_or_no_store(explained) -> None:
-    full = explained("--set", "freezing.use=full")
+    small = ("--set", "backbone.use=timm/test_resnet")
+    full = explained(*small, "--set", "freezing.use=full")
     assert full["boundary"] is None
     assert full["reason"]
     assert full["predicted"]["total_s"] > 0
-    drawn = explained("--set", "transform.train.use=augment")
+    drawn = explained(*small, "--set", "transform.train.use=augment")
     assert drawn["store"]["why_not"] == "transform.train draws anew at every pass (views = 0)"
-    assert explained("--set", "engine.partition=off")["reason"] == 'engine.partition = "off"'
+    assert explained(*small, "--set", "engine.partition=off")["reason"] == 'engine.partition = "off"'
 
 
 def test_a_mistake_is_an_error_as_for_a_run(cli, here) -> None:

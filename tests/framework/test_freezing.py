@@ -34,7 +34,7 @@ def small(name: str) -> Network:
 NETWORKS = {
     "batch norm": resnet,
     "layer norm": lambda: small("test_vit"),
-    "group norm": lambda: small("resnet50_gn"),
+    "group norm": lambda: small("test_efficientnet_gn"),
     "norm-act": lambda: small("test_efficientnet"),
 }
 
@@ -43,7 +43,7 @@ NETWORKS = {
 def built(request: pytest.FixtureRequest) -> tuple[Network, fw.Layout]:
     torch.manual_seed(0)
     network = NETWORKS[request.param]()
-    size = 160 if request.param in ("layer norm", "norm-act") else 64
+    size = 160 if request.param in ("layer norm", "group norm", "norm-act") else 64
     return network, derive_layout(network, None, (3, size, size))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from sweeps import share
 from timm.layers import BatchNormAct2d, Conv2dSame, LayerNorm2d, StdConv2d
 from torch import Tensor, nn
 from torch.nn import functional
@@ -39,7 +40,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "timm/resnetv2_50d_gn": {"layers": (1, 1, 1, 1)},
 }
 """Networks of every kind, and what makes them small."""
-WHOLE = (
+LARGE = (
     "torchvision/vit_b_32", "torchvision/swin_t", "torchvision/densenet121", "torchvision/googlenet",
     "timm/tf_efficientnet_b0", "timm/nf_resnet26", "timm/edgenext_xx_small",
     "timm/levit_128s", "timm/poolformer_s12", "timm/repvgg_a0", "timm/resmlp_12_224", "timm/eva02_tiny_patch14_224",
@@ -129,7 +130,7 @@ def test_it_begins_as_the_network_and_ends_in_its_own_tensors(name: str, adapter
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("name", share(LARGE, 3))
 def test_so_it_does_on_whole_networks(name: str) -> None:
     left_out = []
     for adapter, keys in ADAPTERS.items():

@@ -15,6 +15,7 @@ from typing import Any
 
 import attrs
 import pytest
+from sweeps import WHOLE
 
 import framework as fw
 import fw_freezing
@@ -540,7 +541,8 @@ def drawn_schedule(draw: random.Random, layout: fw.Layout) -> dict[str, Any]:
             return {"phases": phases}
 
 
-CASES_EACH = 40
+CASES_EACH = 40 if WHOLE else 10
+"""Schedules under each of five schedulers: `FW_WHOLE_SWEEPS=1` asks for all 200."""
 
 
 @pytest.mark.sweep

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from sweeps import share
 from torch import Tensor, nn
 
 from framework.bench.memory import PARTS, Block, in_use_at_peak
@@ -307,7 +308,7 @@ def probed(folder: Path, **keys: Any) -> dict[str, Any]:
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize(("batch", "optimizer"), [(16, "SGD"), (8, "Adam")])
+@pytest.mark.parametrize(("batch", "optimizer"), share([(16, "SGD"), (8, "Adam")], 2))
 def test_the_parts_of_memory_are_the_peak_of_a_step(tmp_path: Path, batch: int, optimizer: str) -> None:
     found = probed(tmp_path, batch=batch, optimizer=optimizer)
     memory = found["memory_mb"]
