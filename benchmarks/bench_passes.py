@@ -27,6 +27,8 @@ POLICIES: dict[str, dict[str, Any]] = {
     "frozen": {"freezing__use": "frozen"},
     "last_stages 1": {"freezing__use": "last_stages", "freezing__n": 1},
 }
+if contest.SHORT:
+    del POLICIES["frozen"]
 BATCH = 32
 IMAGES = BATCH if contest.SHORT else 5 * BATCH
 EPOCHS = 10_000

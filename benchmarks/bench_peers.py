@@ -44,6 +44,7 @@ import fw_training.losses, fw_training.metrics, fw_training.optimizers, fw_train
 """What a run of ours imports, and nothing done with it: the counterpart of what a peer measures after its imports."""
 
 
+when_long = pytest.mark.skipif(contest.SHORT, reason="FW_BENCH_SHORT: its contestants run in another row")
 in_bf16 = pytest.mark.skipif(not contest.computes_in_bf16(), reason="this CPU has no bf16; FW_BENCH_BF16=1 insists")
 
 
@@ -77,6 +78,7 @@ def test_frozen(benchmark, frozen: Laps) -> None:
     contest_of(benchmark, "frozen", frozen, FROZEN_EPOCHS, "fp32")
 
 
+@when_long
 @in_bf16
 def test_frozen_in_bf16(benchmark) -> None:
     epochs = contest.epochs(FROZEN_EPOCHS)
@@ -89,6 +91,7 @@ def test_frozen_in_bf16(benchmark) -> None:
     contest_of(benchmark, "frozen bf16", laps, FROZEN_EPOCHS, "bf16")
 
 
+@when_long
 def test_last_stage(benchmark) -> None:
     epochs = contest.epochs(LAST_STAGE_EPOCHS)
     laps = timed(benchmark, [

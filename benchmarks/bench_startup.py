@@ -19,7 +19,7 @@ import pytest
 from peers.contest import FW, KEPT, SHORT
 
 TORCH = [sys.executable, "-c", "import torch"]
-ROUNDS = 5 if SHORT else 11
+ROUNDS = 3 if SHORT else 11
 BUDGETS = {
     "fw --help": (["--help"], 0.08),
     "fw list backbones": (["list", "backbones"], 0.2),
