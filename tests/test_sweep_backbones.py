@@ -1,6 +1,6 @@
 """The backbones of both libraries: head replaced, layout derived; and real training steps over the families.
 
-`FW_WHOLE_SWEEPS=1 pytest -m sweep tests/test_sweep_backbones.py` takes every name; without it, of timm's every fourth
+`FW_WHOLE_SWEEPS=1 pytest -m sweep tests/test_sweep_backbones.py` takes every name; without it, of timm's every eighth
 and a small model of each module, of which every other takes a step.
 """
 
@@ -205,7 +205,7 @@ def examined(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[F
 def taken(family: str) -> list[str]:
     """The names that are examined, in the library's order."""
     names = list(families()[family].names())
-    chosen = {*SMALLEST, *share(names, 4)} if family == "timm" else {*names}
+    chosen = {*SMALLEST, *share(names, 8)} if family == "timm" else {*names}
     return [name for name in names if name in chosen]
 
 
