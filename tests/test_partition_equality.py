@@ -66,6 +66,7 @@ POLICIES = {
     "full": ["freezing.use=full"],
 }
 ALWAYS = ("last_stages",)
+FAMILIES = share(list(NETWORKS), 2)
 QUICK = ("layer norm", "squeeze-excite")
 QUICK_POLICIES = ("last_stages, recalibrate", "pattern", "full")
 FEW = {"weight standardisation": ("frozen", "last_stages")}  # the library has no small one
@@ -193,11 +194,11 @@ def relative(expected: Tensor, found: Tensor) -> float:
 
 @pytest.mark.sweep
 @pytest.mark.timeout(1500)
-@pytest.mark.parametrize("network", share(list(NETWORKS), 2))
+@pytest.mark.parametrize("network", FAMILIES)
 def test_policies_on_every_family(go: Go, asked, network: str, capsys: pytest.CaptureFixture[str]) -> None:
     """One policy always, one of the others in turn; all of them where FW_WHOLE_SWEEPS is set."""
     others = [policy for policy in POLICIES if policy not in ALWAYS]
-    turn = list(NETWORKS).index(network)
+    turn = FAMILIES.index(network)
     taken = (*ALWAYS, others[turn % len(others)])
     policies = FEW.get(network, tuple(POLICIES) if WHOLE else taken)
     outcomes = {policy: outcome(go, asked(network, policy)) for policy in policies}

@@ -318,7 +318,7 @@ def test_every_interval_is_as_the_plan_says_and_resuming_changes_nothing(
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize(("script", "scheduler"), share([*product(SCRIPTS, SCHEDULERS)], 2))
+@pytest.mark.parametrize(("script", "scheduler"), share([*product(SCRIPTS, SCHEDULERS)], 3))
 def test_every_script_with_every_scheduler(check, script: str, scheduler: str) -> None:
     """Networks take turns, so that each script and each scheduler meets both."""
     turn = list(SCRIPTS).index(script) + list(SCHEDULERS).index(scheduler)

@@ -43,7 +43,7 @@ NETWORKS = {
 def built(request: pytest.FixtureRequest) -> tuple[Network, fw.Layout]:
     torch.manual_seed(0)
     network = NETWORKS[request.param]()
-    size = 160 if request.param in ("layer norm", "group norm", "norm-act") else 64
+    size = _size(network)
     return network, derive_layout(network, None, (3, size, size))
 
 
