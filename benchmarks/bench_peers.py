@@ -124,7 +124,7 @@ def test_memory_above_imports(benchmark, frozen: Laps) -> None:
         settings=settings(epochs=contest.epochs(FROZEN_EPOCHS), precision="fp32"),
     )  # fmt: skip
     print(f"\nmemory above imports: ours {mine:.0f} MB, the tutorial's {theirs:.0f} MB, ratio {ratio:.2f} "
-          f"(at most {MEMORY_AT_MOST}: {'reached' if reached else 'missed'})")  # fmt: skip
+          f"({contest.verdict(reached, f'at most {MEMORY_AT_MOST}')})")  # fmt: skip
 
 
 def our_baseline_mb() -> float:

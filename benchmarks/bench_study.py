@@ -67,4 +67,4 @@ def test_study(benchmark) -> None:
                                 settings=contest.settings(epochs=contest.epochs(EPOCHS), precision="fp32"))  # fmt: skip
     print(f"\n{len(accuracies)} runs: {statistics.median(together):.1f} s, "
           f"one cold run {statistics.median(alone):.1f} s, ratio {ratio:.2f} "
-          f"(at most {AT_MOST}: {'reached' if reached else 'missed'})")  # fmt: skip
+          f"({contest.verdict(reached, f'at most {AT_MOST}')})")  # fmt: skip

@@ -234,6 +234,11 @@ def reached(value: float, at_least: float | None = None, at_most: float | None =
     return value <= at_most if at_most is not None else None
 
 
+def verdict(reached: bool | None, budget: str) -> str:
+    """In words whether a budget was kept."""
+    return "no budget" if reached is None else f"{budget}: {'reached' if reached else 'missed'}"
+
+
 def told(laps: Laps, found: Mapping[str, Any]) -> str:
     """The figures in words, a line for each contestant and each claim."""
     first = next(iter(laps))
@@ -248,8 +253,7 @@ def _line(name: str, laps: Sequence[Lap], ratio: float, first: str) -> str:
 
 
 def claim_in_words(rival: str, ours: str, at_least: float | None, ratio: float, reached: bool | None) -> str:
-    verdict = "no budget" if at_least is None else f"at least {at_least:g}x: {'reached' if reached else 'missed'}"
-    return f"  {rival} / {ours} = {ratio:.2f}x ({verdict})"
+    return f"  {rival} / {ours} = {ratio:.2f}x ({verdict(reached, f'at least {at_least}x')})"
 
 
 def settings(**more: Any) -> dict[str, Any]:
