@@ -145,6 +145,12 @@ def _moved(run: Run) -> Set[str]:
     }  # fmt: skip
 
 
+def _backbone_was_trained(run: Run) -> bool:
+    """Whether it carries over to other runs what it learnt in this one, whatever it began with."""
+    names = (name for name, _ in run.parts.network.named_parameters())
+    return any(name in run.standing.movable for name in names if name.startswith("backbone."))
+
+
 def _facts(run: Run, is_merged: bool) -> dict[str, Any]:
     """What stands in the model file beside its tensors."""
     recipe, data, facts = run.parts.recipe, run.parts.data, run.facts
@@ -160,7 +166,7 @@ def _facts(run: Run, is_merged: bool) -> dict[str, Any]:
         "delta": None,
         "input": attrs.asdict(run.parts.model.spec),
         "weights": facts["weights"],
-        "transfer": facts["weights"]["transfer"],
+        "transfer": facts["weights"]["transfer"] or _backbone_was_trained(run),
         "epoch": run.standing.best.epoch,
         "environment": facts["environment"],
     }

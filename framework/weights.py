@@ -72,7 +72,8 @@ def build_backbone(component: Component, keys: BackboneKeys, config: Any, seed: 
 def _advice(sources: Sequence[str]) -> tuple[str, str]:
     plain = '"random" at the end of the list runs without pretrained weights, and says so'
     return (
-        'add another source to backbone.weights: "file:PATH" takes a file that was fetched elsewhere',
+        'add another source to backbone.weights: "file:PATH" takes a file that was fetched elsewhere, '
+        '"run:DIR" the backbone of a finished run',
         "" if "random" in sources else plain,
     )
 
@@ -124,8 +125,12 @@ def _used(backbone: Backbone, keys: BackboneKeys, source: str, reasons: list[str
 
 def _from_file(backbone: Backbone, path: Path) -> Backbone:
     if not path.is_file():
-        raise WeightsUnavailable(f"there is no file {path}")
-    load_backbone(backbone.module, _unwrapped(_read_state(path), backbone.module), path)
+        raise WeightsUnavailable(f"{path} is a folder, no file" if path.is_dir() else f"there is no file {path}")
+    state = _read_state(path)
+    if {name.partition(".")[0] for name in state} == {"backbone", "head"}:
+        raise FwError(f"{path} holds the whole network of a run, head and all",
+                      f'"run:{path.parent}" takes the backbone of a run')  # fmt: skip
+    load_backbone(backbone.module, _unwrapped(state, backbone.module), path)
     return attrs.evolve(backbone, weights=WeightsInfo(str(path), path))
 
 

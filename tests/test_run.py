@@ -303,12 +303,27 @@ def test_weights_of_an_earlier_run_are_carried_over(go, index, tmp_path: Path) -
     go("freezing.use=full", name="first")
     second = go("freezing.use=frozen", f"backbone.weights=['run:{tmp_path / 'first'}']", name="second")
     assert second["weights"]["used"].startswith("run:")
-    assert second["transfer"] is False, "what came from random weights is still no transfer"
+    assert second["transfer"] is True, "the first run trained the backbone"
     one = read_trained(tmp_path / "first", index)[2].module.backbone.state_dict()
     two = read_trained(tmp_path / "second", index)[2].module.backbone.state_dict()
     assert all(torch.equal(one[name], two[name]) for name in one)
     pinned = tomllib.loads((tmp_path / "second" / "recipe.toml").read_text())["backbone"]["sha256"]
     assert pinned == second["weights"]["sha256"] != ""
+
+
+def test_what_no_run_has_trained_is_no_transfer(go, tmp_path: Path) -> None:
+    go("freezing.use=frozen", "freezing.norm=batch", name="first")
+    second = go("freezing.use=frozen", f"backbone.weights=['run:{tmp_path / 'first'}']", name="second")
+    assert second["transfer"] is False
+
+
+def test_the_file_of_a_run_is_named_by_its_run(go, tmp_path: Path, snapshot) -> None:
+    go(name="first")
+    with pytest.raises(fw.FwError) as error:
+        go(f"backbone.weights=['file:{tmp_path / 'first' / 'model.safetensors'}']", name="second")
+    snapshot("weights_of_a_run", error.value.render())
+    with pytest.raises(fw.FwError, match="is a folder, no file"):
+        go(f"backbone.weights=['file:{tmp_path / 'first'}']", name="second")
 
 
 def test_weights_from_a_file_must_fit(go, tmp_path: Path, snapshot) -> None:
