@@ -4,6 +4,8 @@
 
 A run is a process of its own that begins with an empty feature store; plain is `engine.partition = "off"`. Rounds begin
 with either in turn. What is equal is said: the validation metrics of every epoch, and the steps at which plans changed.
+At 36 pixels the images are digits and the weights random; at 224 they are the peers' photographs, and the weights come
+from a run on Fashion-MNIST, which is trained first: when a stage comes to rest depends on both.
 
 The bound is worked out from steps that are timed under each plan of `gradual_unfreeze`, plain and divided in turn, and
 from how many steps a calendar gives to each: were boundaries there for nothing, and computed once for each plan.
@@ -13,6 +15,7 @@ as soon as the percentile lets one.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -32,29 +35,54 @@ pytestmark = pytest.mark.timeout(0)
 EPOCHS = 2 if contest.SHORT else 10
 COMMON = {
     "train.epochs": EPOCHS, "optimizer.lr": 0.01, "train.report": False, "train.drop_last": True, "engine.chunk": BATCH,
-    "backbone.weights": ["random"],
 }  # fmt: skip
-LARGE = {"backbone.image_size": 224, "data.subset": {"train": 320, "val": 80, "test": 80}}
+PRETRAINING = {
+    "backbone.weights": ["random"], "data.subset": {"per_class": 600, "val_per_class": 50}, "train.epochs": 5,
+    "train.report": False,
+}  # fmt: skip
+FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+
+
+def digits(size: int = 36) -> Mapping[str, Any]:
+    """What a run on digits is told, from random weights."""
+    few = {"data.subset": {"train": 64, "val": 32, "test": 32}} if contest.SHORT else {}
+    return {"backbone.weights": ["random"], "backbone.image_size": size, **few}
+
+
+def photographs() -> Mapping[str, Any]:
+    """What a run on photographs is told, from weights that were trained on other images."""
+    data = {"use": "image_folder", "root": str(contest.photographs())}
+    return {"backbone.weights": [f"run:{pretrained()}"], "backbone.image_size": 224, "data": data}
+
+
+@functools.cache
+def pretrained() -> Path:
+    """A run that trained ResNet-18 on Fashion-MNIST; kept beside the photographs."""
+    if not FASHION_MNIST.is_dir():
+        pytest.skip(f"the weights are trained on Fashion-MNIST, which is not at {FASHION_MNIST}")
+    folder = contest.photographs() / "pretrained"
+    if not (folder / "model.safetensors").exists():  # written when all is done
+        told = [part for key, value in PRETRAINING.items() for part in ("--set", f"{key}={toml(value)}")]
+        contest.run_process([*contest.FW, "run", "fashion_mnist_finetune", "--out", str(folder), "--overwrite", *told])
+    return folder
 
 
 @attrs.frozen
 class Case:
-    """A policy and its keys; `at_least` is the budget of plain over divided."""
+    """A policy, and on what it trains which weights; `at_least` is the budget of plain over divided."""
 
     freezing: Mapping[str, Any]
-    keys: Mapping[str, Any] = {}
+    work: Callable[[], Mapping[str, Any]]
     at_least: float | None = None
 
 
 CASES = {
-    "gradual_unfreeze at 36": Case({"use": "gradual_unfreeze"}),
-    "auto_freeze at 36": Case({"use": "auto_freeze"}),
-    "gradual_unfreeze over the run at 224": Case({"use": "gradual_unfreeze", "every": EPOCHS}, LARGE),
-    "auto_freeze at 224": Case({"use": "auto_freeze"}, LARGE, at_least=1.5),
-    "auto_freeze(percentile=0.8) at 224": Case({"use": "auto_freeze", "percentile": 0.8}, LARGE, at_least=1.5),
-    "auto_freeze(percentile=0.8, intervals=40) at 224": Case(
-        {"use": "auto_freeze", "percentile": 0.8, "intervals": 40}, LARGE, at_least=1.5
-    ),
+    "gradual_unfreeze at 36": Case({"use": "gradual_unfreeze"}, digits),
+    "auto_freeze at 36": Case({"use": "auto_freeze"}, digits),
+    "gradual_unfreeze over the run at 224": Case({"use": "gradual_unfreeze", "every": EPOCHS}, photographs, 1.5),
+    "auto_freeze at 224": Case({"use": "auto_freeze"}, photographs, 1.5),
+    "auto_freeze(percentile=0.8) at 224": Case({"use": "auto_freeze", "percentile": 0.8}, photographs, 1.5),
+    "auto_freeze(intervals=50) at 224": Case({"use": "auto_freeze", "intervals": 50}, photographs, 1.5),
 }
 if contest.SHORT:
     CASES = dict([*CASES.items()][:1])
@@ -73,8 +101,7 @@ SIZES = (36,) if contest.SHORT else (36, 224)
 def contestant(case: Case, partition: str) -> contest.Contestant:
     """A whole run; its accuracy, its seconds, and what it left are in the result."""
     folder = contest.scratch() / f"plans-{partition}"
-    small = {"data.subset": {"train": 64, "val": 32, "test": 32}, "backbone.image_size": 36} if contest.SHORT else {}
-    keys = {**COMMON, **case.keys, **small, "freezing": case.freezing, "engine.partition": partition}
+    keys = {**COMMON, **case.work(), "freezing": case.freezing, "engine.partition": partition}
     given = [part for key, value in keys.items() for part in ("--set", f"{key}={toml(value)}")]
 
     def before() -> None:
@@ -194,8 +221,8 @@ def stepper(size: int, partition: str) -> Stepper:
     from framework.runs import feed_of
 
     index = installed_index()
-    keys = {**COMMON, "freezing": {"use": "gradual_unfreeze"}, "engine.partition": partition,
-            "backbone.image_size": size, "data.subset": {"train": BATCH * BATCHES}}  # fmt: skip
+    keys = {**COMMON, **digits(size), "freezing": {"use": "gradual_unfreeze"}, "engine.partition": partition,
+            "data.subset": {"train": BATCH * BATCHES}}  # fmt: skip
     parts = assemble(
         load_recipe("resnet18_frozen", index, [f"{key}={toml(value)}" for key, value in keys.items()]), index
     )
