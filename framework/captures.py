@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -26,12 +26,13 @@ class Captures:
         network: between two graphs only modes, gradients and values of tensors change.
         several: whether plans are to follow.
         shared: with the other runs of a study.
-        made_from: all that the network's operations depend on, as JSON values.
+        made_from: gives all that the network's operations depend on, as JSON values; asked where something is captured.
     """
 
     def __init__(
-        self, network: nn.Module, several: bool = False, shared: Shared | None = None, made_from: Any = None
-    ) -> None:
+        self, network: nn.Module, several: bool = False, shared: Shared | None = None,
+        made_from: Callable[[], Any] = lambda: None,
+    ) -> None:  # fmt: skip
         self.network = network
         self.several = several
         self.shared = shared
@@ -88,5 +89,5 @@ class Captures:
         if self.shared is None:
             return capture(network, images)
         training = [name for name, module in network.named_modules() if module.training]
-        made_from = [self.made_from, training, images_as(images), constants_of(network)]
+        made_from = [self.made_from(), training, images_as(images), constants_of(network)]
         return self.shared.once("graph", made_from, lambda: Template.of(capture(network, images))).over(network)

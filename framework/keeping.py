@@ -13,6 +13,7 @@ from torch import Tensor
 from framework.assemble import Assembly
 from framework.contracts import Split
 from framework.data import Images, in_batches
+from framework.decoded import Decoded
 from framework.feed import Fed, read_batches
 from framework.files import digest_of_digests
 from framework.filling import Entry, Filler, Rows, facts_of_images, missing_from
@@ -58,6 +59,7 @@ class Keeper:
         partition: whose boundary is kept.
         chunk: images at a time through the fixed part.
         filler: opens and fills entries.
+        decoded: where decoded images are, for those that are sent through the fixed part.
         carry: how the boundary is computed from that of an earlier plan.
         tally: counts.
         known: keys and names that need not be worked out again.
@@ -67,6 +69,7 @@ class Keeper:
     partition: Partition
     chunk: int
     filler: Filler
+    decoded: Decoded
     carry: Carry | None = None
     tally: Tally = attrs.field(factory=Tally)
     known: dict[Any, Any] = attrs.field(factory=dict)
@@ -173,7 +176,7 @@ class Keeper:
 
     def _images(self, split: Split, which: str, view: int, positions: list[int]) -> Iterator[Fed]:
         recipe = self.run.recipe
-        images = Images(split, self.run.pipeline(which), recipe.seed, recipe.parts["data"].core.on_error)
+        images = Images(*self.decoded.of(split, which), recipe.seed, recipe.parts["data"].core.on_error)
         place = self.run.device, self.run.memory_format
         return read_batches(images, positions, recipe, *place, view, size=self.chunk)  # whole batches would pile up
 

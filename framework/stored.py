@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -46,8 +47,9 @@ class Divided:
         self.filler = filler
         self.say = say
         self.whole = WholeNetwork(run, "no plan yet", decoded)
-        shared = run.builder.shared
-        self.captures = Captures(run.network, run.policy.moments() != Moments(), shared, shared and computed_by(run))
+        self.decoded = decoded
+        self.several = run.policy.moments() != Moments()
+        self.captures = Captures(run.network, self.several, run.builder.shared, partial(computed_by, run))
         self.keeper: Keeper | None = None
         self.plan: Plan | None = None
         self.train_entry: Entry | None = None
@@ -68,6 +70,7 @@ class Divided:
         if self.keeper is None:
             self.whole.follow(passes)
             return
+        self._keep_decoded(self.keeper, passes)
         self.train_entry = self._kept_for_training(self.keeper, passes)
         if self.train_entry is None:
             self.whole.keep_decoded(passes, {"train": self.run.data.train})
@@ -108,7 +111,7 @@ class Divided:
         before, frozen = self.keeper.partition if self.keeper else None, self.run.frozen
         partition = divide(frozen, self._two_images(), self._wish(), self.run.model.flops, before, self.captures)
         carry = carry_from(self.keeper, self.run, partition)
-        keeper = Keeper(self.run, partition, chunk_of(self.run), self.filler, carry)
+        keeper = Keeper(self.run, partition, chunk_of(self.run), self.filler, self.decoded, carry)
         try:
             check_partition(self.run, partition, keeper.fixed, keeper.chunk)
         except CheckFailed:
@@ -129,6 +132,11 @@ class Divided:
     def _two_images(self) -> Tensor:
         spec = self.run.model.spec
         return in_format(torch.zeros(2, spec.channels, *spec.size, device=self.run.device), self.run.memory_format)
+
+    def _keep_decoded(self, keeper: Keeper, passes: float) -> None:
+        """Has images decoded once where those of a later plan are likely to be sent through its fixed part again."""
+        if self.several and keeper.carry is None and not keeper.has_all(self.run.data.train, "train"):
+            self.whole.follow(passes)
 
     def _kept_for_training(self, keeper: Keeper, passes: float) -> Entry | None:
         try:

@@ -94,6 +94,12 @@ def test_a_second_run_decodes_nothing_but_the_test_split(go, reads: list[int]) -
     assert len(reads) - first <= 4 + 2 * decoded.SAMPLE
 
 
+def test_images_are_decoded_once_for_all_plans(go, reads: list[int]) -> None:
+    go("thawing", *resized(73), "freezing.use=gradual_unfreeze", "train.epochs=4", "backbone.use=timm/test_resnet")
+    images = 24
+    assert images <= len(reads) <= images + 2 * decoded.SAMPLE
+
+
 def test_images_that_cost_little_to_decode_are_not_kept(go, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoded, "WORTH_SECONDS", 1e6)
     monkeypatch.setenv("FW_CACHE_DIR", str(tmp_path / "cache"))  # tests beside this one fill the common store

@@ -75,7 +75,7 @@ def test_it_is_shared_by_networks_alike_alone(
 ) -> None:
     shared, images = Shared(), torch.randn(2, 3, 4, 4)
     for network, name in ((Scaled(kept_as(2.0)).eval(), "one"), (Scaled(kept_as(scale)).eval(), made_from)):
-        graph = Captures(network, shared=shared, made_from=name).graph(images)
+        graph = Captures(network, shared=shared, made_from=lambda name=name: name).graph(images)
         assert torch.equal(graph.module(images), network(images))
     assert len(calls) == count
 
