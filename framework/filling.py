@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,11 @@ class Filler:
             on_disk = self.engine.cache != "memory"
             self.entries[key] = DiskEntry(store_folder() / key, dict(facts)) if on_disk else MemoryEntry()
         return self.entries[key]
+
+    def close(self, keys: Iterable[str]) -> None:
+        """Lets go of entries, which take memory as far as they were read."""
+        for key in keys:
+            self.entries.pop(key, None)
 
     def fill(self, key: str, names: Sequence[str], bytes_each: int, rows: Callable[[list[int]], Rows]) -> Entry:
         """The entry of a key, in use by now, with every image in it.

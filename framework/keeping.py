@@ -86,6 +86,11 @@ class Keeper:
         """The boundary of images (N, C, H, W) of one batch, not kept."""
         return in_chunks(self.fixed, images, self.chunk, self.fixed.lanes)
 
+    def keys(self) -> set[str]:
+        """Of the entries that it works with, those among them that its boundary is computed from."""
+        own = {self._key_and_facts(which)[0] for which in ("train", "eval")}
+        return own | self.carry.earlier.keys() if self.carry else own
+
     def weights_changed(self) -> None:
         """Keys are worked out anew."""
         for which in ("train", "eval", "fixed", "weights"):

@@ -66,14 +66,22 @@ class Divided:
             FwError: the recipe requires a partition and there is none; what filling the store raises.
             AuditFailed: the recipe requires a partition and its self-check failed.
         """
+        opened = self.keeper.keys() if self.keeper else set()
         self.divide()
-        if self.keeper is None:
+        self.train_entry = self._prepared(self.keeper, passes)
+        if opened:
+            self.filler.close(opened - (self.keeper.keys() if self.keeper else set()))
+
+    def _prepared(self, keeper: Keeper | None, passes: float) -> Entry | None:
+        """The entry from which batches are made; where there is none, images are decoded once, if that repays."""
+        if keeper is None:
             self.whole.follow(passes)
-            return
-        self._keep_decoded(self.keeper, passes)
-        self.train_entry = self._kept_for_training(self.keeper, passes)
-        if self.train_entry is None:
+            return None
+        self._keep_decoded(keeper, passes)
+        entry = self._kept_for_training(keeper, passes)
+        if entry is None:
             self.whole.keep_decoded(passes, {"train": self.run.data.train})
+        return entry
 
     def divide(self) -> None:
         """Divides the network under the plan in force; nothing is computed for any image.

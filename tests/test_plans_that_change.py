@@ -394,6 +394,25 @@ def test_a_boundary_is_computed_from_that_of_the_plan_before(plugged: Index, tmp
     assert len(read) == sum(images.values())
 
 
+def test_entries_of_plans_gone_by_are_let_go(plugged: Index, tmp_path: Path, monkeypatch) -> None:
+    """But for those that the boundary in force is computed from."""
+    monkeypatch.setenv("FW_CACHE_DIR", str(tmp_path))
+    overrides = [*SMALL, *NETWORKS["batch_norm"], "freezing={use='scripted', script='freeze by epochs'}"]
+    run = assemble(load_recipe("smoke", plugged, overrides), plugged)
+    feed = feed_of(run, NullDisplay(), lambda: None)
+
+    def opened_under(stages: int) -> set[str]:
+        run.frozen.apply(Move(START, stages).plan(run.model.layout))
+        feed.follow(9.0)
+        return {key for key, entry in feed.filler.entries.items() if entry.facts["boundary"] != "decoded images"}
+
+    two, one, none, thawed = (opened_under(stages) for stages in (2, 1, 0, 2))
+    assert two < one, "one is computed from two"
+    assert none > one - two
+    assert not none & two
+    assert not thawed & (none | one - two)
+
+
 @pytest.mark.parametrize("network", often(NETWORKS, quick=("batch_norm",)))
 def test_plans_that_follow_share_two_captures_and_change_no_bit(
     plugged: Index, tmp_path: Path, monkeypatch, network: str

@@ -65,10 +65,17 @@ def _time_rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if facts["boundary"] is None:
         yield "predicted", f"{predicted['total_s']:.0f} s: {epochs}"
         return
-    repaid = predicted["repaid_after"]
-    when = f"; repaid after {repaid} epoch{'s' if repaid != 1 else ''}" if repaid else ""
     yield "predicted", f"{predicted['total_s']:.0f} s: {predicted['features_s']:.1f} s for the one pass, {epochs}"
-    yield "", f"the whole network would take {predicted['whole_epoch_s']:.1f} s for each{when}"
+    yield "", f"the whole network would take {predicted['whole_epoch_s']:.1f} s for each{_repaid_words(predicted)}"
+
+
+def _repaid_words(predicted: Mapping[str, Any]) -> str:
+    epochs = predicted["repaid_after"]
+    if not predicted["features_s"]:
+        return ""  # there is no pass
+    if epochs is None:
+        return "; the pass is not repaid"
+    return f"; repaid after {epochs} epoch{'s' if epochs != 1 else ''}"
 
 
 def _memory_words(memory: Mapping[str, Any]) -> str:
