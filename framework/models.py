@@ -147,8 +147,7 @@ def _moved(run: Run) -> Set[str]:
 
 def _backbone_was_trained(run: Run) -> bool:
     """Whether it carries over to other runs what it learnt in this one, whatever it began with."""
-    names = (name for name, _ in run.parts.network.named_parameters())
-    return any(name in run.standing.movable for name in names if name.startswith("backbone."))
+    return any(f"backbone.{name}" in run.standing.movable for name, _ in run.parts.network.backbone.named_parameters())
 
 
 def _facts(run: Run, is_merged: bool) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +127,7 @@ def _from_file(backbone: Backbone, path: Path) -> Backbone:
     if not path.is_file():
         raise WeightsUnavailable(f"{path} is a folder, no file" if path.is_dir() else f"there is no file {path}")
     state = _read_state(path)
-    if {name.partition(".")[0] for name in state} == {"backbone", "head"}:
+    if _first_parts(state) == {"backbone", "head"} and "backbone" not in _first_parts(backbone.module.state_dict()):
         raise FwError(f"{path} holds the whole network of a run, head and all",
                       f'"run:{path.parent}" takes the backbone of a run')  # fmt: skip
     load_backbone(backbone.module, _unwrapped(state, backbone.module), path)
@@ -170,6 +170,11 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise FwError(f"{path} holds no state dict", "save model.state_dict(), not the model")
     return dict(state)
+
+
+def _first_parts(names: Iterable[str]) -> set[str]:
+    """The first parts of names of tensors."""
+    return {name.partition(".")[0] for name in names}
 
 
 def _unwrapped(state: dict[str, Tensor], module: nn.Module) -> dict[str, Tensor]:

@@ -419,6 +419,17 @@ def test_names_are_unwrapped_as_far_as_the_backbone_needs_it(of: type[nn.Module]
     assert all(torch.equal(module.state_dict()[name], tensor) for name, tensor in drawn.items())
 
 
+def test_a_backbone_may_have_parts_of_the_names_that_a_network_has(tmp_path: Path) -> None:
+    from framework.weights import _from_file
+
+    module = Wrapper()
+    module.head = nn.Identity()
+    drawn = {"backbone.weight": torch.randn(2, 2), "backbone.bias": torch.randn(2), "head.weight": torch.randn(3, 2)}
+    torch.save(drawn, tmp_path / "weights.pth")
+    _from_file(fw.Backbone(module, 2, fw.InputSpec()), tmp_path / "weights.pth")
+    assert torch.equal(module.backbone.weight, drawn["backbone.weight"])
+
+
 def test_whoever_watches_hears_of_every_checkpoint(go) -> None:
     summary = go("train.checkpoint_every=1", "freezing.use=frozen")
     lines = [json.loads(line) for line in (Path(summary["run_dir"]) / "events.jsonl").read_text().splitlines()]
