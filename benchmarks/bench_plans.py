@@ -62,8 +62,7 @@ def pretrained() -> Path:
         pytest.skip(f"the weights are trained on Fashion-MNIST, which is not at {FASHION_MNIST}")
     folder = contest.photographs() / "pretrained"
     if not (folder / "model.safetensors").exists():  # written when all is done
-        told = [part for key, value in PRETRAINING.items() for part in ("--set", f"{key}={toml(value)}")]
-        contest.run_process([*contest.FW, "run", "fashion_mnist_finetune", "--out", str(folder), "--overwrite", *told])
+        contest.run_process([*run_of("fashion_mnist_finetune", folder, PRETRAINING), "--overwrite"])
     return folder
 
 
@@ -102,7 +101,6 @@ def contestant(case: Case, partition: str) -> contest.Contestant:
     """A whole run; its accuracy, its seconds, and what it left are in the result."""
     folder = contest.scratch() / f"plans-{partition}"
     keys = {**COMMON, **case.work(), "freezing": case.freezing, "engine.partition": partition}
-    given = [part for key, value in keys.items() for part in ("--set", f"{key}={toml(value)}")]
 
     def before() -> None:
         shutil.rmtree(folder, ignore_errors=True)
@@ -112,9 +110,18 @@ def contestant(case: Case, partition: str) -> contest.Contestant:
         summary = json.loads((folder / "summary.json").read_text())
         return {"accuracy": summary["metrics"]["final"]["val"]["accuracy"], "seconds": summary["time_s"]}
 
-    return contest.Contestant(
-        f"{partition}", [*contest.FW, "run", "resnet18_frozen", "--out", str(folder), *given], before, result
-    )
+    return contest.Contestant(partition, run_of("resnet18_frozen", folder, keys), before, result)
+
+
+def run_of(recipe: str, folder: Path, keys: Mapping[str, Any]) -> list[str]:
+    """The command of a run of a recipe with other keys."""
+    given = [part for one in assignments(keys) for part in ("--set", one)]
+    return [*contest.FW, "run", recipe, "--out", str(folder), *given]
+
+
+def assignments(keys: Mapping[str, Any]) -> list[str]:
+    """Keys and values as `--set` takes them."""
+    return [f"{key}={toml(value)}" for key, value in keys.items()]
 
 
 def toml(value: Any) -> str:
@@ -223,9 +230,7 @@ def stepper(size: int, partition: str) -> Stepper:
     index = installed_index()
     keys = {**COMMON, **digits(size), "freezing": {"use": "gradual_unfreeze"}, "engine.partition": partition,
             "data.subset": {"train": BATCH * BATCHES}}  # fmt: skip
-    parts = assemble(
-        load_recipe("resnet18_frozen", index, [f"{key}={toml(value)}" for key, value in keys.items()]), index
-    )
+    parts = assemble(load_recipe("resnet18_frozen", index, assignments(keys)), index)
     parts.frozen.auditor.open(parts.frozen.plan)
     return Stepper(parts, feed_of(parts, NullDisplay(), lambda: None))
 

@@ -4,7 +4,8 @@
 
 Rounds of all commands are interleaved, so that a change of the machine's load meets them alike; the ratios of the
 medians stand in each benchmark's extra_info. The index is built and byte code compiled before. A budget that is missed
-is said, not asserted: the machine may be busy. That light commands import nothing heavy is a test's affair.
+is said, and fails but where FW_BENCH_SHORT is set: three rounds on a busy machine tell nothing. That light commands
+import nothing heavy is a test's affair.
 """
 
 from __future__ import annotations
@@ -86,6 +87,7 @@ def test_start_up(benchmark, medians: dict[str, float], name: str) -> None:
         f"{name}: {medians[name]:.3f} s, {ratio:.3f} of importing torch ({medians['import torch']:.3f} s); "
         f"{verdict(kept, f'at most {budget}')}"
     )
+    assert kept or SHORT
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +125,4 @@ def test_many_more_plugins(benchmark, crowd: dict[str, str], arguments: list[str
         f"fw {' '.join(arguments)}: {found['with']:.3f} s, {ratio:.2f} of that without {MORE} more plugins; "
         f"{verdict(kept, f'at most {MORE_BUDGET}')}"
     )
+    assert kept or SHORT
